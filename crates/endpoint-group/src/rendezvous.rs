@@ -1,0 +1,190 @@
+//! Weighted rendezvous hashing (highest random weight: Thaler, Ravishankar 1998; weights by −w / log u: Schindelhauer, Schomaker 2005)
+//! in integer arithmetic, so that every architecture agrees.
+//!
+//! For slot `s` and endpoint `e` a 64-bit draw is read as `u` in (0, 1). The endpoint with the highest `weight / −log2 u` takes the slot;
+//! its chance is its weight over the sum of weights. Because a draw depends on nothing but slot and name, adding, removing or
+//! re-weighting one endpoint moves exactly the slots that it wins or loses.
+
+use std::{cmp::Ordering, hash::Hasher};
+
+use siphasher::sip::SipHasher13;
+
+use crate::{EndpointId, Name, Slot, flow_hash::KEY_TAIL};
+
+/// A name as a number; endpoints and groups of the same name differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NameKey(u64);
+
+impl NameKey {
+    /// Key of an endpoint's name.
+    pub fn endpoint(name: &Name) -> Self {
+        Self::keyed(u64::from_be_bytes(*b"endpoint"), name)
+    }
+
+    /// Key of an endpoint group's name.
+    pub fn group(name: &Name) -> Self {
+        Self::keyed(u64::from_be_bytes(*b"ep-group"), name)
+    }
+
+    fn keyed(domain: u64, name: &Name) -> Self {
+        let mut hasher = SipHasher13::new_with_keys(domain, KEY_TAIL);
+        hasher.write(name.as_str().as_bytes());
+        Self(hasher.finish())
+    }
+
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The draw of this name for `slot`: SplitMix64 (Steele, Lea, Flood 2014) at `key + slot × golden ratio`.
+    pub const fn draw(self, slot: Slot) -> u64 {
+        let mut z = self.0.wrapping_add((slot.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Fractional bits of a [`cost`].
+pub const COST_BITS: u32 = 44;
+
+/// `−log2(draw / 2^64)` with [`COST_BITS`] fractional bits, at least 1; never grows as `draw` grows.
+///
+/// The logarithm is interpolated linearly between 1,024 points of each octave; its error is under 2^-22.
+pub const fn cost(draw: u64) -> u64 {
+    let draw = draw | 1;
+    let zeros = draw.leading_zeros();
+    let mantissa = draw << zeros;
+    let index = ((mantissa >> 53) & 0x3ff) as usize;
+    let between = (mantissa >> 33) & 0xf_ffff;
+    let low = LOG2[index];
+    let fraction = low + (((LOG2[index + 1] - low) * between) >> 20);
+    let cost = ((zeros as u64 + 1) << COST_BITS) - fraction;
+    if cost == 0 { 1 } else { cost }
+}
+
+/// `log2(1 + i / 1024)` with [`COST_BITS`] fractional bits.
+static LOG2: [u64; 1025] = log2_points();
+
+const fn log2_points() -> [u64; 1025] {
+    let mut points = [0; 1025];
+    let mut i = 0;
+    while i < 1024 {
+        // Binary logarithm digit by digit: squaring doubles the logarithm, an overflow past 2 is the next digit.
+        let mut x: u128 = (1 << 63) + ((i as u128) << 53);
+        let mut digits = 0u64;
+        let mut bit = 0;
+        while bit < COST_BITS {
+            x = (x * x) >> 63;
+            digits <<= 1;
+            if x >= 1 << 64 {
+                digits |= 1;
+                x >>= 1;
+            }
+            bit += 1;
+        }
+        points[i] = digits;
+        i += 1;
+    }
+    points[1024] = 1 << COST_BITS;
+    points
+}
+
+/// One endpoint that can take slots. Weight is an effective weight, > 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Whom a won slot goes to.
+    pub id: EndpointId,
+    /// Its hashed name.
+    pub key: NameKey,
+    /// Its effective weight.
+    pub weight: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Bid {
+    candidate: Candidate,
+    draw: u64,
+}
+
+impl Bid {
+    /// Total order of bids for one slot: weight over cost, compared crosswise to stay in integers (12 + 51 bits); then draw, then name.
+    fn compare(&self, other: &Self) -> Ordering {
+        let mine = u64::from(self.candidate.weight) * cost(other.draw);
+        let theirs = u64::from(other.candidate.weight) * cost(self.draw);
+        mine.cmp(&theirs).then(self.draw.cmp(&other.draw)).then(self.candidate.key.cmp(&other.candidate.key))
+    }
+}
+
+/// Endpoints of one group that can take slots, sorted so that equal weights stand together.
+///
+/// Among equal weights the highest draw wins without a logarithm, so a slot costs one multiplication chain per endpoint and one
+/// logarithm per distinct weight.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Candidates(Vec<Candidate>);
+
+impl Candidates {
+    /// Keeps those with weight > 0; the order given has no effect on any choice.
+    pub fn new(candidates: impl IntoIterator<Item = Candidate>) -> Self {
+        let mut list: Vec<_> = candidates.into_iter().filter(|c| c.weight > 0).collect();
+        list.sort_by_key(|c| (c.weight, c.key, c.id));
+        Self(list)
+    }
+
+    /// The candidates, by weight, then name key.
+    pub fn as_slice(&self) -> &[Candidate] {
+        &self.0
+    }
+
+    /// Who takes `slot`; `None` without candidates.
+    pub fn winner(&self, slot: Slot) -> Option<EndpointId> {
+        self.0
+            .chunk_by(|a, b| a.weight == b.weight)
+            .filter_map(|class| {
+                let bids = class.iter().map(|&candidate| Bid { candidate, draw: candidate.key.draw(slot) });
+                bids.reduce(|best, bid| if bid.draw >= best.draw { bid } else { best })
+            })
+            .max_by(Bid::compare)
+            .map(|bid| bid.candidate.id)
+    }
+
+    /// All candidates, the winner of `slot` first, then the order in which they would inherit it.
+    pub fn ranking(&self, slot: Slot) -> impl Iterator<Item = EndpointId> + use<> {
+        let mut bids: Vec<_> = self.0.iter().map(|&candidate| Bid { candidate, draw: candidate.key.draw(slot) }).collect();
+        bids.sort_by(|a, b| b.compare(a));
+        bids.into_iter().map(|bid| bid.candidate.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cost_is_the_negative_binary_logarithm() {
+        assert_eq!(cost(1 << 63), 1 << COST_BITS);
+        assert_eq!(cost(1 << 62), 2 << COST_BITS);
+        assert_eq!(cost(0), 64 << COST_BITS);
+        for draw in [3u64, 0x1234_5678, 0x8000_0001_0000_0000, 0xc000_0000_0000_0000, u64::MAX - 7, u64::MAX] {
+            let exact = 64.0 - (draw as f64).log2();
+            let ours = cost(draw) as f64 / (1u64 << COST_BITS) as f64;
+            assert!((exact - ours).abs() < 1.0 / f64::from(1 << 21), "{draw:x}: {exact} {ours}");
+        }
+    }
+
+    #[test]
+    fn cost_never_grows_with_the_draw() {
+        let mut last = u64::MAX;
+        for step in 0..=1_000_000u64 {
+            let now = cost(step * (u64::MAX / 1_000_000));
+            assert!(now <= last);
+            last = now;
+        }
+        // Around every interpolation point of the top octave.
+        for point in 0..1024u64 {
+            let at = (1 << 63) + (point << 53);
+            assert!(cost(at + 1) <= cost(at) && cost(at) <= cost(at - 1));
+        }
+    }
+}
