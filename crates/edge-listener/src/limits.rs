@@ -1,0 +1,124 @@
+//! What a listener refuses: flows beyond its cap, and flows of one client beyond the client's.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use dashmap::DashMap;
+
+use crate::{reasons::DropReason, settings::Limits};
+
+/// Counts the flows of one listener over all workers.
+#[derive(Debug)]
+pub struct FlowLimits {
+    limits: Limits,
+    active: AtomicUsize,
+    clients: DashMap<IpAddr, usize>,
+}
+
+/// The right to one flow; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    limits: Arc<FlowLimits>,
+    client: Option<IpAddr>,
+}
+
+impl FlowLimits {
+    /// Nothing in use yet.
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, active: AtomicUsize::new(0), clients: DashMap::new() })
+    }
+
+    /// A permit for one more flow of `client`, or the reason to refuse it.
+    pub fn admit(self: &Arc<Self>, client: IpAddr) -> Result<Permit, DropReason> {
+        if self.active.fetch_add(1, Ordering::Relaxed) >= self.limits.max_flows {
+            self.active.fetch_sub(1, Ordering::Relaxed);
+            return Err(DropReason::FlowLimit);
+        }
+        let mut permit = Permit { limits: Arc::clone(self), client: None };
+        if let Some(most) = self.limits.max_flows_per_client {
+            let client = client_key(client);
+            let mut flows = self.clients.entry(client).or_insert(0);
+            if *flows >= most.get() {
+                return Err(DropReason::ClientFlowLimit);
+            }
+            *flows += 1;
+            permit.client = Some(client);
+        }
+        Ok(permit)
+    }
+
+    /// Flows that hold a permit.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.limits.active.fetch_sub(1, Ordering::Relaxed);
+        if let Some(client) = self.client {
+            self.limits.clients.remove_if_mut(&client, |_, flows| {
+                *flows -= 1;
+                *flows == 0
+            });
+        }
+    }
+}
+
+/// Whom a limit counts: an IPv4 address, or the /64 that an IPv6 client can choose its address from.
+fn client_key(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    fn limits(max_flows: usize, per_client: Option<usize>) -> Arc<FlowLimits> {
+        FlowLimits::new(Limits { max_flows, max_flows_per_client: per_client.and_then(NonZeroUsize::new) })
+    }
+
+    #[test]
+    fn the_cap_holds_and_frees() {
+        let limits = limits(2, None);
+        let client = "203.0.113.1".parse().unwrap();
+        let first = limits.admit(client).unwrap();
+        let _second = limits.admit(client).unwrap();
+        assert_eq!(limits.admit(client).unwrap_err(), DropReason::FlowLimit);
+        drop(first);
+        assert!(limits.admit(client).is_ok());
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_64() {
+        let limits = limits(10, Some(1));
+        let _held = limits.admit("2001:db8:0:1::1".parse().unwrap()).unwrap();
+        assert_eq!(limits.admit("2001:db8:0:1:ffff::2".parse().unwrap()).unwrap_err(), DropReason::ClientFlowLimit);
+        assert!(limits.admit("2001:db8:0:2::1".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn refusals_and_ends_leave_nothing_behind() {
+        let limits = limits(10, Some(2));
+        let client = "203.0.113.1".parse().unwrap();
+        let permits: Vec<_> = (0..2).map(|_| limits.admit(client).unwrap()).collect();
+        assert!(limits.admit(client).is_err());
+        assert_eq!(limits.active(), 2);
+        drop(permits);
+        assert_eq!(limits.active(), 0);
+        assert!(limits.clients.is_empty());
+    }
+}

@@ -1,0 +1,102 @@
+//! What an edge serves, as the forwarding path needs it: checked, complete, with nothing left to default.
+
+use std::{fmt, net::IpAddr, num::NonZeroUsize, ops::RangeInclusive, time::Duration};
+
+use endpoint_group::{Affinity, Name, Protocol};
+
+/// What every listener of this edge shares.
+#[derive(Debug, Clone)]
+pub struct EdgeSettings {
+    /// The static IPs that this edge serves.
+    pub static_ips: Vec<IpAddr>,
+    /// Key of the flow hash, the same on every edge.
+    pub hash_seed: u64,
+    /// Forwarding threads.
+    pub workers: NonZeroUsize,
+    /// In the order of the file; the routing table's listeners have the same order.
+    pub listeners: Vec<ListenerSettings>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerSettings {
+    /// Identity, and metric label.
+    pub name: Name,
+    /// Ports served on every static IP; ranges do not overlap.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Which parts of a flow decide.
+    pub affinity: Affinity,
+    /// TCP, if served.
+    pub tcp: Option<TcpSettings>,
+    /// UDP, if served.
+    pub udp: Option<UdpSettings>,
+    /// What is refused.
+    pub limits: Limits,
+}
+
+/// TCP of a listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcpSettings {
+    /// A connection without a byte in either direction for this long is closed.
+    pub idle_timeout: Duration,
+    /// How long one endpoint may take to accept.
+    pub connect_timeout: Duration,
+    /// Endpoints tried before the client is reset.
+    pub connect_attempts: NonZeroUsize,
+    /// What becomes of connections to an endpoint that turns unhealthy.
+    pub on_unhealthy: OnUnhealthy,
+}
+
+/// UDP of a listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UdpSettings {
+    /// A flow without a datagram in either direction for this long ends.
+    pub idle_timeout: Duration,
+    /// What becomes of flows to an endpoint that turns unhealthy.
+    pub on_unhealthy: OnUnhealthy,
+}
+
+/// What becomes of flows to an endpoint that turns unhealthy while there is somewhere to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnhealthy {
+    /// They leave: a UDP flow moves on its next datagram, a TCP connection is reset so that the client comes back.
+    Leave,
+    /// They stay until they end.
+    Keep,
+}
+
+/// What a listener refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows at once, both protocols together.
+    pub max_flows: usize,
+    /// Flows of one client at once (an IPv6 client is its /64); `None` is no limit.
+    pub max_flows_per_client: Option<NonZeroUsize>,
+}
+
+impl ListenerSettings {
+    /// The protocols served.
+    pub fn protocols(&self) -> impl Iterator<Item = Protocol> {
+        let tcp = self.tcp.as_ref().map(|_| Protocol::Tcp);
+        tcp.into_iter().chain(self.udp.as_ref().map(|_| Protocol::Udp))
+    }
+
+    /// Every port served.
+    pub fn all_ports(&self) -> impl Iterator<Item = u16> {
+        self.ports.iter().cloned().flatten()
+    }
+
+    /// The first port of the first range, where health checks go unless told otherwise.
+    pub fn first_port(&self) -> Option<u16> {
+        self.ports.first().map(|range| *range.start())
+    }
+}
+
+impl fmt::Display for OnUnhealthy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leave => "leave",
+            Self::Keep => "keep",
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! A connection to the slot's endpoint, or to the next in rank, before the client notices.
+
+use std::{io, rc::Rc};
+
+use endpoint_group::{EndpointId, Slot};
+use tokio::{net::TcpStream, time};
+
+use super::leg::Leg;
+use crate::{
+    account::Counters,
+    reasons::{CloseReason, DropReason, is_local},
+    settings::TcpSettings,
+    worker::Worker,
+};
+
+pub(crate) struct Dial<'a> {
+    pub worker: &'a Rc<Worker>,
+    pub listener: usize,
+    pub settings: &'a TcpSettings,
+    pub counters: &'a Counters,
+}
+
+impl Dial<'_> {
+    /// Tries the ranking of `slot` in order, each endpoint once, up to `connect_attempts`.
+    pub async fn first_that_accepts(&self, slot: Slot, port: u16) -> Result<(Leg, EndpointId), CloseReason> {
+        let mut tried = Vec::new();
+        while tried.len() < self.settings.connect_attempts.get() {
+            // Looked up anew for every attempt: the table may have learnt of the death meanwhile.
+            let Some(id) = self.worker.shared.routes.next(self.listener, slot, &tried) else { break };
+            tried.push(id);
+            match self.connect(id, port).await {
+                Ok(leg) => return Ok((leg, id)),
+                Err(error) if is_local(&error) => {
+                    // The next endpoint would meet the same lack, and this one is not to blame.
+                    tracing::warn!(%error, "cannot open a connection to an endpoint");
+                    return Err(CloseReason::LocalError);
+                }
+                Err(error) => {
+                    tracing::debug!(endpoint = id.index(), %error, "endpoint did not accept");
+                    self.counters.connect_failed();
+                    self.worker.shared.observer.failed(id);
+                }
+            }
+        }
+        if tried.is_empty() {
+            self.counters.count_drop(DropReason::NoEndpoint);
+        }
+        Err(CloseReason::ConnectFailed)
+    }
+
+    async fn connect(&self, id: EndpointId, port: u16) -> io::Result<Leg> {
+        let target = {
+            let table = self.worker.shared.routes.load();
+            table.endpoint(id).map(|endpoint| endpoint.target.clone())
+        };
+        let Some(target) = target else { return Err(io::Error::from_raw_os_error(libc::ENXIO)) };
+        let connecting = TcpStream::connect(target.address(port));
+        match time::timeout(self.settings.connect_timeout, connecting).await {
+            Ok(connected) => connected.map(Leg::new),
+            Err(_) => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+        }
+    }
+}

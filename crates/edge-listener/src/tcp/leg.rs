@@ -1,0 +1,58 @@
+//! One end of a proxied connection.
+
+use std::{io, net::Shutdown, ops::Deref};
+
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream};
+
+/// A TCP stream that is reset when dropped, unless it was [`Leg::finish`]ed: whatever cuts a connection short, the far end is told.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    stream: TcpStream,
+    finished: bool,
+}
+
+impl Leg {
+    pub fn new(stream: TcpStream) -> Self {
+        // Small writes are the far end's choice: hand them on as they come. Err: the peer is gone already, which the first read tells.
+        let _ = stream.set_nodelay(true);
+        Self { stream, finished: false }
+    }
+
+    /// Says that no more bytes will come (FIN).
+    pub fn end_of_stream(&self) -> io::Result<()> {
+        SockRef::from(&self.stream).shutdown(Shutdown::Write)
+    }
+
+    /// Lets the kernel deliver what is still queued and close in order.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Waits until the far end has aborted.
+    pub async fn aborted(&self) {
+        loop {
+            match self.stream.ready(Interest::ERROR).await {
+                Ok(ready) if !ready.is_error() => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Deref for Leg {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl Drop for Leg {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Err: the socket is dead already.
+            let _ = SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+        }
+    }
+}

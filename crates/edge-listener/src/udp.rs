@@ -1,0 +1,4 @@
+//! UDP of a listener: receive → flow → endpoint, and back.
+
+mod flow;
+pub(crate) mod receive;

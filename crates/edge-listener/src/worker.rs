@@ -1,0 +1,217 @@
+//! One forwarding thread: its runtime, its flows, and the loop that acts on new routing tables and on the end.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+    sync::Arc,
+};
+
+use endpoint_group::{EndpointId, FlowHasher, Protocol};
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    task::LocalSet,
+};
+
+use crate::{
+    PassiveObserver,
+    account::{Books, Counters},
+    bind::Sockets,
+    limits::FlowLimits,
+    reasons::CloseReason,
+    routes::{Classifier, Routes},
+    settings::{EdgeSettings, OnUnhealthy},
+    tcp, udp,
+};
+
+/// The largest UDP payload fits, and TCP reads are long enough to amortise their system calls.
+const BUFFER: usize = 256 << 10;
+/// Connections reset before others get a turn.
+const SWEEP: usize = 256;
+
+/// How far the edge is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Takes new flows.
+    Serving,
+    /// Only serves the flows it has.
+    Draining,
+    /// Resets what is left.
+    Stopping,
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub settings: EdgeSettings,
+    pub routes: Arc<Routes>,
+    pub limits: Vec<Arc<FlowLimits>>,
+    pub books: Arc<Books>,
+    pub observer: Arc<dyn PassiveObserver>,
+    pub phase: watch::Receiver<Phase>,
+    /// The workers that have drained.
+    pub drained: watch::Sender<BTreeSet<usize>>,
+}
+
+/// The connections of one listener to one endpoint, each with the means to end it.
+type Connections = HashMap<u64, oneshot::Sender<CloseReason>>;
+
+/// What the tasks of one worker share. Nothing here is touched by another thread.
+pub(crate) struct Worker {
+    pub shared: Arc<Shared>,
+    pub index: usize,
+    /// Every read of this worker goes through here and is handed on before the next: an idle flow holds no buffer.
+    pub buffer: RefCell<Box<[u8]>>,
+    live: Cell<usize>,
+    ended: Notify,
+    kills: RefCell<HashMap<(usize, EndpointId), Connections>>,
+    next_kill: Cell<u64>,
+}
+
+/// A flow that lives on this worker; the worker does not end before it is dropped.
+pub(crate) struct LiveFlow(Rc<Worker>);
+
+impl Drop for LiveFlow {
+    fn drop(&mut self) {
+        let live = self.0.live.get() - 1;
+        self.0.live.set(live);
+        if live == 0 {
+            self.0.ended.notify_one();
+        }
+    }
+}
+
+/// A connection's entry among those that can be ended from outside.
+pub(crate) struct Killable {
+    worker: Rc<Worker>,
+    key: (usize, EndpointId),
+    id: u64,
+    /// Resolves with the reason to end.
+    pub killed: oneshot::Receiver<CloseReason>,
+}
+
+impl Drop for Killable {
+    fn drop(&mut self) {
+        let mut kills = self.worker.kills.borrow_mut();
+        if let Some(connections) = kills.get_mut(&self.key) {
+            connections.remove(&self.id);
+            if connections.is_empty() {
+                kills.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl Worker {
+    pub fn classifier(&self, listener: usize) -> Classifier {
+        let settings = &self.shared.settings;
+        Classifier { hasher: FlowHasher::new(settings.hash_seed), affinity: settings.listeners[listener].affinity }
+    }
+
+    pub fn counters(&self, listener: usize, protocol: Protocol) -> Arc<Counters> {
+        self.shared.books.counters(self.index, listener, protocol)
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.shared.phase.borrow()
+    }
+
+    pub fn live(self: &Rc<Self>) -> LiveFlow {
+        self.live.set(self.live.get() + 1);
+        LiveFlow(Rc::clone(self))
+    }
+
+    /// Lets the sweep end a connection of `listener` to `endpoint`.
+    pub fn killable(self: &Rc<Self>, listener: usize, endpoint: EndpointId) -> Killable {
+        let id = self.next_kill.get();
+        self.next_kill.set(id + 1);
+        let (kill, killed) = oneshot::channel();
+        let key = (listener, endpoint);
+        self.kills.borrow_mut().entry(key).or_default().insert(id, kill);
+        Killable { worker: Rc::clone(self), key, id, killed }
+    }
+
+    /// Ends every connection whose endpoint is to be left, a batch at a time so that live traffic is not held up.
+    async fn sweep(&self) {
+        loop {
+            let leaving = {
+                let table = self.shared.routes.load();
+                let kills = self.kills.borrow();
+                let leave = |&&(listener, endpoint): &&(usize, EndpointId)| {
+                    let tcp = self.shared.settings.listeners[listener].tcp.as_ref();
+                    tcp.is_some_and(|tcp| tcp.on_unhealthy == OnUnhealthy::Leave)
+                        && table.listeners.get(listener).is_some_and(|table| table.must_leave(endpoint))
+                };
+                kills.keys().find(leave).copied()
+            };
+            let Some(key) = leaving else { return };
+            self.kill(key, CloseReason::EndpointGone);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends up to [`SWEEP`] connections under `key`.
+    fn kill(&self, key: (usize, EndpointId), reason: CloseReason) {
+        let mut kills = self.kills.borrow_mut();
+        let Some(connections) = kills.get_mut(&key) else { return };
+        let batch: Vec<u64> = connections.keys().copied().take(SWEEP).collect();
+        for id in batch {
+            if let Some(kill) = connections.remove(&id) {
+                // Err: the connection has just ended by itself.
+                let _ = kill.send(reason);
+            }
+        }
+        if connections.is_empty() {
+            kills.remove(&key);
+        }
+    }
+
+    /// Waits until no flow is left on any worker. A worker that is done early keeps its sockets, because closing one of a
+    /// `SO_REUSEPORT` set would spread the others' flows anew.
+    async fn drained(&self) {
+        while self.live.get() > 0 {
+            self.ended.notified().await;
+        }
+        let mut done = self.shared.drained.subscribe();
+        self.shared.drained.send_modify(|workers| {
+            workers.insert(self.index);
+        });
+        // Err: impossible while `shared` lives.
+        let _ = done.wait_for(|workers| workers.len() == self.shared.settings.workers.get()).await;
+    }
+}
+
+/// Runs one worker until the edge drains and its last flow has ended, or until the edge stops.
+pub(crate) fn run(index: usize, shared: Arc<Shared>, sockets: Sockets, runtime: &tokio::runtime::Runtime) {
+    let worker = Rc::new(Worker {
+        shared,
+        index,
+        buffer: RefCell::new(vec![0; BUFFER].into()),
+        live: Cell::new(0),
+        ended: Notify::new(),
+        kills: RefCell::default(),
+        next_kill: Cell::new(0),
+    });
+    LocalSet::new().block_on(runtime, async {
+        for bound in sockets.tcp {
+            tcp::accept::spawn(&worker, bound);
+        }
+        for bound in sockets.udp {
+            udp::receive::spawn(&worker, bound);
+        }
+        let mut published = worker.shared.routes.watch();
+        let mut phase = worker.shared.phase.clone();
+        loop {
+            tokio::select! {
+                // Err: the routes outlive the workers.
+                Ok(()) = published.changed() => worker.sweep().await,
+                changed = phase.changed() => {
+                    // A vanished edge handle stops like an ordered stop. Flows that are left are reset as their tasks are dropped.
+                    if changed.is_err() || *phase.borrow_and_update() == Phase::Stopping {
+                        return;
+                    }
+                }
+                () = worker.drained(), if worker.phase() == Phase::Draining => return,
+            }
+        }
+    });
+}
