@@ -1,0 +1,143 @@
+//! `landfall check`: every error of a config file, or what the file means and how fast its groups fail over.
+
+use std::{fmt::Write, path::Path, time::Duration};
+
+use health_checker::{ProbeKind, check::PUBLISH_ALLOWANCE};
+use serde::Serialize;
+
+use crate::config::{Config, ConfigErrors, Diagnostic, Group, Host, LoadError};
+
+/// Exit status of a file without errors.
+pub const EXIT_OK: u8 = 0;
+/// Exit status of a file that cannot be read: `EX_NOINPUT` of sysexits.h.
+pub const EXIT_NO_INPUT: u8 = 66;
+/// Exit status of a file with errors: `EX_CONFIG` of sysexits.h.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// For whom the outcome is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// People.
+    Text,
+    /// Scripts; stable.
+    Json,
+}
+
+/// What to print, and the exit status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Ends with a line break.
+    pub text: String,
+    /// [`EXIT_OK`], [`EXIT_NO_INPUT`] or [`EXIT_CONFIG`].
+    pub status: u8,
+}
+
+/// Checks the file at `path`. Only the text form of a valid file shows `hash_seed`.
+pub fn check(path: &Path, host: &Host, format: Format) -> Outcome {
+    let (outcome, status) = match Config::load(path, host) {
+        Ok(config) => (Ok(config), EXIT_OK),
+        Err(error @ LoadError::Read { .. }) => (Err(error), EXIT_NO_INPUT),
+        Err(error @ LoadError::Invalid { .. }) => (Err(error), EXIT_CONFIG),
+    };
+    let text = match (format, &outcome) {
+        (Format::Json, outcome) => json(outcome.as_ref()),
+        (Format::Text, Ok(config)) => text(path, config),
+        (Format::Text, Err(error)) => format!("{error}\n"),
+    };
+    Outcome { text, status }
+}
+
+fn text(path: &Path, config: &Config) -> String {
+    let mut out = config.to_toml();
+    if !config.warnings.is_empty() {
+        out.push_str("\n# warnings\n");
+    }
+    // Comments, so that what is printed is a config file.
+    for warning in &config.warnings {
+        let _ = writeln!(out, "# {}", warning.render(path));
+    }
+    out.push_str(
+        "\n# failover: the longest time until no new flow reaches a dead endpoint and its old flows were told or moved\n",
+    );
+    for group in &config.endpoint_groups {
+        let _ = writeln!(out, "# {}", bound_line(group));
+    }
+    out
+}
+
+/// The bound of a group with the figures that it follows from.
+fn bound_line(group: &Group) -> String {
+    let timing = group.check.timing();
+    let repeats = timing.unhealthy_threshold.get() - 1;
+    let mut line = format!(
+        "endpoint group {}: {} = interval {} + timeout {} + {repeats} × max(fast_interval {}, timeout {}) + {}",
+        group.group.name,
+        seconds(timing.failover_bound()),
+        seconds(timing.interval),
+        seconds(timing.timeout),
+        seconds(timing.fast_interval),
+        seconds(timing.timeout),
+        seconds(PUBLISH_ALLOWANCE),
+    );
+    if matches!(group.check.kind(), ProbeKind::Tcp(exchange) if exchange.expect.is_empty()) {
+        line.push_str("; a tcp probe without expect does not see a process that is frozen");
+    }
+    line
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}
+
+/// The machine-readable form. `errors`, `endpoint_groups` and their fields are stable; more may be added.
+#[derive(Serialize)]
+struct Report<'a> {
+    errors: Vec<Finding<'a>>,
+    warnings: Vec<Finding<'a>>,
+    endpoint_groups: Vec<Bound<'a>>,
+}
+
+#[derive(Serialize)]
+struct Finding<'a> {
+    line: usize,
+    key: &'a str,
+    message: &'a str,
+    cure: &'a str,
+}
+
+impl<'a> From<&'a Diagnostic> for Finding<'a> {
+    fn from(finding: &'a Diagnostic) -> Self {
+        let Diagnostic { line, key, reason, cure } = finding;
+        Self { line: *line, key, message: reason, cure }
+    }
+}
+
+#[derive(Serialize)]
+struct Bound<'a> {
+    name: &'a str,
+    failover_bound_seconds: f64,
+}
+
+fn json(outcome: Result<&Config, &LoadError>) -> String {
+    let mut report = Report { errors: Vec::new(), warnings: Vec::new(), endpoint_groups: Vec::new() };
+    let message;
+    match outcome {
+        Ok(config) => {
+            report.warnings = config.warnings.iter().map(Finding::from).collect();
+            report.endpoint_groups = config.endpoint_groups.iter().map(bound).collect();
+        }
+        Err(LoadError::Invalid { errors: ConfigErrors(errors), .. }) => {
+            report.errors = errors.iter().map(Finding::from).collect()
+        }
+        Err(LoadError::Read { source, .. }) => {
+            message = format!("cannot read the file: {source}");
+            report.errors = vec![Finding { line: 0, key: "", message: &message, cure: "name a file that this user may read" }];
+        }
+    }
+    // The report has no map keys or values that JSON cannot hold.
+    serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
+}
+
+fn bound(group: &Group) -> Bound<'_> {
+    Bound { name: group.group.name.as_str(), failover_bound_seconds: group.check.timing().failover_bound().as_secs_f64() }
+}

@@ -1,0 +1,150 @@
+//! `[edge]` and `[anycast]`: what concerns this host alone.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::PathBuf,
+    time::Duration,
+};
+
+use endpoint_group::Name;
+
+use super::{
+    Edge, FastPath, Host,
+    diagnostic::{Fault, Mark, Marked},
+    reader::{Item, Report, Section},
+    values,
+};
+
+/// A Unix socket's path must fit into `sockaddr_un`, with its closing zero.
+const LONGEST_SOCKET_PATH: usize = 107;
+/// More forwarding threads than any host has cores.
+const MOST_WORKERS: u64 = 1024;
+
+/// `[edge]` as read.
+pub(super) struct RawEdge {
+    pub(super) name: Option<Name>,
+    pub(super) workers: NonZeroUsize,
+    pub(super) admin: Marked<SocketAddr>,
+    pub(super) control: PathBuf,
+    pub(super) announce: Option<Vec<Marked<IpAddr>>>,
+    pub(super) drain_timeout: Duration,
+    pub(super) fast_path: FastPath,
+}
+
+impl RawEdge {
+    /// The edge of an accelerator with these static IPs; `None` if its name is missing.
+    pub(super) fn build(&self, static_ips: &[IpAddr]) -> Option<Edge> {
+        let announce = self.announce.as_ref();
+        Some(Edge {
+            name: self.name.clone()?,
+            workers: self.workers,
+            admin: self.admin.value,
+            control: self.control.clone(),
+            announce: announce.map_or_else(|| static_ips.to_vec(), |ips| ips.iter().map(|ip| ip.value).collect()),
+            drain_timeout: self.drain_timeout,
+            fast_path: self.fast_path,
+        })
+    }
+}
+
+/// Reads `[edge]`; a file without one has all its defaults.
+pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawEdge {
+    let section = root.item("edge").and_then(|item| item.section("write [edge] above its keys"));
+    let mut raw = RawEdge {
+        name: None,
+        workers: host.cores,
+        admin: Marked { value: SocketAddr::from(([127, 0, 0, 1], 9900)), at: root.mark("edge.admin") },
+        control: PathBuf::from("/run/landfall/control.sock"),
+        announce: None,
+        drain_timeout: Duration::from_secs(30),
+        fast_path: FastPath::Auto,
+    };
+    let Some(mut edge) = section else {
+        raw.name = host_name(report, &root.mark("edge.name"), host);
+        return raw;
+    };
+    raw.name = match edge.item("name") {
+        Some(item) => item.read(values::name),
+        None => host_name(report, &edge.mark("name"), host),
+    };
+    if let Some(workers) = edge.get("workers", |item| values::count(item, MOST_WORKERS)) {
+        raw.workers = workers;
+    }
+    if let Some(item) = edge.item("admin")
+        && let Some(value) = item.read(admin)
+    {
+        raw.admin = Marked { value, at: item.at };
+    }
+    if let Some(path) = edge.get("control", control) {
+        raw.control = path;
+    }
+    raw.announce = edge.item("announce").map(|item| {
+        let cure = "list one or more of static_ips, or leave announce out to announce all";
+        let ips = ip_list(&item, report, cure);
+        if item.value.as_array().is_some_and(|list| list.is_empty()) {
+            report.error(&item.at, Fault::new("an edge that announces nothing serves nothing", cure));
+        }
+        ips
+    });
+    if let Some(timeout) = edge.get("drain_timeout", values::duration_or_zero) {
+        raw.drain_timeout = timeout;
+    }
+    let paths = [("auto", FastPath::Auto), ("off", FastPath::Off)];
+    if let Some(path) = edge.get("fast_path", |item| values::choice(item, &paths, &["on"])) {
+        raw.fast_path = path;
+    }
+    edge.later(&["nat_addresses", "nat_ports", "pin", "crash_grace"]);
+    edge.finish();
+    raw
+}
+
+/// Reads `[anycast]`, of which only `speaker = "none"` is honoured.
+pub(super) fn read_anycast(root: &mut Section<'_>) {
+    let Some(item) = root.item("anycast") else { return };
+    let Some(mut anycast) = item.section("write [anycast] above its keys") else { return };
+    anycast.get("speaker", |item| values::choice(item, &[("none", ())], &["bird"]));
+    anycast.later(&["bird_socket", "bird_protocols", "isolated", "isolated_hold", "shutdown_wait"]);
+    anycast.finish();
+}
+
+/// A list of addresses, none of them twice.
+pub(super) fn ip_list(item: &Item<'_>, report: &Report, cure: &str) -> Vec<Marked<IpAddr>> {
+    let mut ips: Vec<Marked<IpAddr>> = Vec::new();
+    for element in item.elements(cure) {
+        let Some(value) = element.read(values::static_ip) else { continue };
+        if ips.iter().any(|ip| ip.value == value) {
+            report.error(&element.at, Fault::new(format!("{value} is listed twice"), "list it once"));
+        } else {
+            ips.push(Marked { value, at: element.at });
+        }
+    }
+    ips
+}
+
+fn host_name(report: &Report, at: &Mark, host: &Host) -> Option<Name> {
+    let name = Name::new(&host.name).ok().filter(|name| !name.as_str().contains('#'));
+    if name.is_none() {
+        let reason = format!("the default, this host's name {:?}, does not do as a name", host.name);
+        report.absent(at, Fault::new(reason, "set edge.name to 1 to 64 letters, digits, '.', '_' or '-'"));
+    }
+    name
+}
+
+fn admin(item: &Item<'_>) -> Result<SocketAddr, Fault> {
+    const CURE: &str = "write an address and a port, such as \"127.0.0.1:9900\"";
+    let text = item.text(CURE)?;
+    text.parse().map_err(|_| Fault::new(format!("{text:?} is not an address with a port"), CURE))
+}
+
+fn control(item: &Item<'_>) -> Result<PathBuf, Fault> {
+    const CURE: &str = "write an absolute path of at most 107 bytes, such as \"/run/landfall/control.sock\"";
+    let text = item.text(CURE)?;
+    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
+        return Err(Fault::new(format!("{text:?} is not an absolute path of a socket"), CURE));
+    }
+    if text.len() > LONGEST_SOCKET_PATH {
+        return Err(Fault::new(format!("the path has {} bytes, too many for a Unix socket", text.len()), CURE));
+    }
+    Ok(PathBuf::from(text))
+}

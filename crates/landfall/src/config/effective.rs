@@ -1,0 +1,171 @@
+//! A [`Config`] as TOML with every default filled in: parsing it again on the same host gives an equal `Config`.
+
+use std::{
+    fmt::{self, Write},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use edge_listener::settings::{OnUnhealthy, TcpSettings, UdpSettings};
+use endpoint_group::{Affinity, Endpoint, EndpointGroup, MinHealthy, Protocol, WhenAllUnhealthy};
+use health_checker::ProbeKind;
+
+use super::{Config, Edge, FastPath, Forwarding, Group, Listener, ProbePort, listener::shown};
+
+impl Config {
+    /// This config as a file that says everything.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String does not fail.
+        let _ = write_config(&mut out, self);
+        out
+    }
+}
+
+fn write_config(out: &mut String, config: &Config) -> fmt::Result {
+    writeln!(out, "name = {}", quoted(&config.name))?;
+    writeln!(out, "static_ips = {}", list(&config.static_ips))?;
+    writeln!(out, "hash_seed = {}    # a secret, the same on every edge", seed(config.hash_seed))?;
+    write_edge(out, &config.edge)?;
+    for listener in &config.listeners {
+        write_listener(out, config, listener)?;
+    }
+    for group in &config.endpoint_groups {
+        write_group(out, group)?;
+    }
+    writeln!(out, "\n[anycast]\nspeaker = \"none\"")
+}
+
+fn write_edge(out: &mut String, edge: &Edge) -> fmt::Result {
+    let fast_path = match edge.fast_path {
+        FastPath::Auto => "auto",
+        FastPath::Off => "off",
+    };
+    writeln!(out, "\n[edge]\nname = {}\nworkers = {}", quoted(&edge.name), edge.workers)?;
+    writeln!(out, "admin = {}\ncontrol = {}", quoted(edge.admin), quoted(edge.control.display()))?;
+    writeln!(out, "fast_path = {}\nannounce = {}", quoted(fast_path), list(&edge.announce))?;
+    writeln!(out, "drain_timeout = {}", span(edge.drain_timeout))
+}
+
+fn write_listener(out: &mut String, config: &Config, listener: &Listener) -> fmt::Result {
+    let settings = &listener.settings;
+    let protocol = match (&settings.tcp, &settings.udp) {
+        (Some(_), Some(_)) => "tcp_udp",
+        (Some(_), None) => "tcp",
+        (None, _) => "udp",
+    };
+    let affinity = match settings.affinity {
+        Affinity::None => "none",
+        Affinity::SourceIp => "source_ip",
+    };
+    let when_all_unhealthy = match listener.when_all_unhealthy {
+        WhenAllUnhealthy::FailOpen => "fail_open",
+        WhenAllUnhealthy::FailClosed => "fail_closed",
+    };
+    let forwarding = match listener.forwarding {
+        Forwarding::Auto => "auto",
+        Forwarding::User => "user",
+    };
+    let groups = listener.groups.iter().filter_map(|&group| config.endpoint_groups.get(group));
+    writeln!(out, "\n[[listeners]]\nname = {}\nprotocol = {}", quoted(&settings.name), quoted(protocol))?;
+    let ports = settings.ports.iter().map(|range| if range.len() == 1 { shown(range) } else { quoted(shown(range)) });
+    writeln!(out, "ports = [{}]", ports.collect::<Vec<_>>().join(", "))?;
+    writeln!(out, "client_affinity = {}", quoted(affinity))?;
+    write_protocols(out, settings.tcp.as_ref(), settings.udp.as_ref())?;
+    writeln!(out, "when_all_unhealthy = {}", quoted(when_all_unhealthy))?;
+    writeln!(out, "forwarding = {}\nclient_ip = \"none\"", quoted(forwarding))?;
+    write!(out, "limits = {{ max_flows = {}", settings.limits.max_flows)?;
+    if let Some(most) = settings.limits.max_flows_per_client {
+        write!(out, ", max_flows_per_client = {most}")?;
+    }
+    writeln!(out, " }}\nallow = []\ndeny = []")?;
+    writeln!(out, "endpoint_groups = {}", list(groups.map(|group| &group.group.name)))
+}
+
+fn write_protocols(out: &mut String, tcp: Option<&TcpSettings>, udp: Option<&UdpSettings>) -> fmt::Result {
+    let tcp_side = tcp.map(|tcp| (span(tcp.idle_timeout), quoted(on_unhealthy(Protocol::Tcp, tcp.on_unhealthy))));
+    let udp_side = udp.map(|udp| (span(udp.idle_timeout), quoted(on_unhealthy(Protocol::Udp, udp.on_unhealthy))));
+    match (tcp_side, udp_side) {
+        (Some((tcp_idle, tcp_leave)), Some((udp_idle, udp_leave))) => {
+            writeln!(out, "idle_timeout = {{ tcp = {tcp_idle}, udp = {udp_idle} }}")?;
+            writeln!(out, "on_unhealthy = {{ tcp = {tcp_leave}, udp = {udp_leave} }}")?;
+        }
+        (Some((idle, leave)), None) | (None, Some((idle, leave))) => {
+            writeln!(out, "idle_timeout = {idle}\non_unhealthy = {leave}")?;
+        }
+        (None, None) => {}
+    }
+    let Some(tcp) = tcp else { return Ok(()) };
+    writeln!(out, "connect_timeout = {}\nconnect_attempts = {}\ntcp = \"proxy\"", span(tcp.connect_timeout), tcp.connect_attempts)
+}
+
+fn on_unhealthy(protocol: Protocol, then: OnUnhealthy) -> &'static str {
+    match (then, protocol) {
+        (OnUnhealthy::Keep, _) => "keep",
+        (OnUnhealthy::Leave, Protocol::Tcp) => "reset",
+        (OnUnhealthy::Leave, Protocol::Udp) => "move",
+    }
+}
+
+fn write_group(out: &mut String, group: &Group) -> fmt::Result {
+    let EndpointGroup { name, region, dial, min_healthy, port_overrides, failback, endpoints } = &group.group;
+    writeln!(out, "\n[[endpoint_groups]]\nname = {}\nregion = {}", quoted(name), quoted(region))?;
+    let min_healthy = match min_healthy {
+        MinHealthy::Count(count) => count.to_string(),
+        MinHealthy::Percent(_) => quoted(min_healthy),
+    };
+    writeln!(out, "traffic_dial = {:?}\nmin_healthy = {min_healthy}", dial.percent())?;
+    let overrides = port_overrides.iter().map(|(from, to)| format!("{{ listener_port = {from}, endpoint_port = {to} }}"));
+    writeln!(out, "port_overrides = [{}]", overrides.collect::<Vec<_>>().join(", "))?;
+    writeln!(out, "failback = {{ hold = {}, ramp = {} }}", span(failback.hold), span(failback.ramp))?;
+    writeln!(out, "endpoints = [")?;
+    for Endpoint { name, ip, port, weight } in endpoints {
+        let address = port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(*ip, port).to_string());
+        writeln!(out, "  {{ name = {}, address = {}, weight = {} }},", quoted(name), quoted(address), weight.get())?;
+    }
+    writeln!(out, "]")?;
+    write_check(out, group)
+}
+
+fn write_check(out: &mut String, group: &Group) -> fmt::Result {
+    let (ProbeKind::Tcp(exchange) | ProbeKind::Udp(exchange)) = group.check.kind();
+    let timing = group.check.timing();
+    writeln!(out, "[endpoint_groups.health_check]\nprotocol = {}", quoted(group.check.kind().as_str()))?;
+    match group.probe_port {
+        ProbePort::Fixed(port) => writeln!(out, "port = {port}")?,
+        ProbePort::OfListenerPort(port) => writeln!(out, "# port: of each endpoint, where listener port {port} leads")?,
+    }
+    for (key, bytes) in [("send", &exchange.send), ("expect", &exchange.expect)] {
+        if !bytes.is_empty() {
+            writeln!(out, "{key} = {}", probe_bytes(bytes))?;
+        }
+    }
+    writeln!(out, "interval = {}\nfast_interval = {}", span(timing.interval), span(timing.fast_interval))?;
+    writeln!(out, "timeout = {}\nunhealthy_threshold = {}", span(timing.timeout), timing.unhealthy_threshold)?;
+    writeln!(out, "healthy_threshold = {}", timing.healthy_threshold)
+}
+
+fn quoted(text: impl fmt::Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+fn list(items: impl IntoIterator<Item = impl fmt::Display>) -> String {
+    format!("[{}]", items.into_iter().map(quoted).collect::<Vec<_>>().join(", "))
+}
+
+fn span(duration: Duration) -> String {
+    quoted(humantime::format_duration(duration))
+}
+
+/// Other readers of TOML promise no integers above 2^63 − 1.
+fn seed(seed: u64) -> String {
+    i64::try_from(seed).map_or_else(|_| format!("\"{seed:#x}\""), |seed| seed.to_string())
+}
+
+/// Text where it reads as such, hexadecimal otherwise.
+fn probe_bytes(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.starts_with("hex:") && !text.contains(char::is_control) => quoted(text),
+        _ => format!("\"hex:{}\"", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    }
+}

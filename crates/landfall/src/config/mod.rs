@@ -1,0 +1,276 @@
+//! The config file: TOML text → a [`Config`] that cannot hold nonsense, or every error of the file at once.
+//!
+//! Text becomes a tree (`syntax`), each section is read key by key (`reader`, one file per section), what the sections must
+//! agree on is checked across them (`crosscheck`), and only a file without any error becomes a `Config`. Parsing does no I/O:
+//! what defaults depend on beside the file is a [`Host`], an argument. `effective` writes a `Config` back as TOML.
+
+mod crosscheck;
+mod diagnostic;
+mod edge;
+mod effective;
+mod endpoint_group;
+mod health_check;
+mod host;
+mod limits;
+mod listener;
+mod reader;
+mod reload;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ::endpoint_group::{Endpoint, EndpointGroup, Name, WhenAllUnhealthy};
+use edge_listener::settings::ListenerSettings;
+use health_checker::HealthCheck;
+
+pub use self::{
+    diagnostic::{ConfigErrors, Diagnostic},
+    host::Host,
+    limits::{Appetite, RESERVED_DESCRIPTORS, TooFewDescriptors, default_max_flows},
+};
+use self::{
+    diagnostic::{Fault, Marked},
+    reader::{Report, Section, Watch},
+};
+
+/// One accelerator as one edge serves it: checked, complete, with nothing left to default.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The accelerator's name.
+    pub name: Name,
+    /// 1 to 4, each once.
+    pub static_ips: Vec<IpAddr>,
+    /// Key of the flow hash, the same on every edge. A secret.
+    pub hash_seed: u64,
+    /// This host.
+    pub edge: Edge,
+    /// In the order of the file.
+    pub listeners: Vec<Listener>,
+    /// In the order of the file.
+    pub endpoint_groups: Vec<Group>,
+    /// What the file says to no effect, or at a risk.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Configs are equal that mean the same; warnings speak of the text.
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { name, static_ips, hash_seed, edge, listeners, endpoint_groups, warnings: _ } = self;
+        *name == other.name
+            && *static_ips == other.static_ips
+            && *hash_seed == other.hash_seed
+            && *edge == other.edge
+            && *listeners == other.listeners
+            && *endpoint_groups == other.endpoint_groups
+    }
+}
+
+/// This host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// Identity of the host, in `/status` and logs.
+    pub name: Name,
+    /// Forwarding threads.
+    pub workers: NonZeroUsize,
+    /// Read-only HTTP.
+    pub admin: SocketAddr,
+    /// Unix socket for commands that change something.
+    pub control: PathBuf,
+    /// The static IPs that this edge serves: at least one.
+    pub announce: Vec<IpAddr>,
+    /// How long flows of a removed endpoint, or of an edge that stops, may go on.
+    pub drain_timeout: Duration,
+    /// Whether the in-kernel path may be used where there is one.
+    pub fast_path: FastPath,
+}
+
+/// Use of the in-kernel path by the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FastPath {
+    /// Wherever it is available.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// The path of one listener's packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Forwarding {
+    /// The edge chooses.
+    #[default]
+    Auto,
+    /// User space.
+    User,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// What the forwarding path needs.
+    pub settings: ListenerSettings,
+    /// What becomes of new flows when no group is eligible.
+    pub when_all_unhealthy: WhenAllUnhealthy,
+    /// The path of its packets.
+    pub forwarding: Forwarding,
+    /// Indices into [`Config::endpoint_groups`] in order of preference: at least one, each once.
+    pub groups: Vec<usize>,
+}
+
+/// One endpoint group and its health check.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// The group as the rules of choice need it.
+    pub group: EndpointGroup,
+    /// What its probes ask.
+    pub check: HealthCheck,
+    /// Where its probes go.
+    pub probe_port: ProbePort,
+}
+
+/// The port that probes of a group go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbePort {
+    /// The same for every endpoint.
+    Fixed(u16),
+    /// Where a flow to this listener port would go: an endpoint's fixed port, else the group's override, else the same.
+    OfListenerPort(u16),
+}
+
+impl Group {
+    /// Where probes of `endpoint` go.
+    pub fn probe_address(&self, endpoint: &Endpoint) -> SocketAddr {
+        let port = match self.probe_port {
+            ProbePort::Fixed(port) => port,
+            ProbePort::OfListenerPort(port) => self.group.endpoint_port(endpoint, port),
+        };
+        SocketAddr::new(endpoint.ip, port)
+    }
+}
+
+/// Why there is no config.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("cannot read the config {}: {source}; name a file that this user may read", path.display())]
+    Read {
+        /// As given.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file has errors.
+    #[error("{}", .errors.0.iter().map(|error| error.render(path)).collect::<Vec<_>>().join("\n"))]
+    Invalid {
+        /// As given.
+        path: PathBuf,
+        /// All of them.
+        errors: ConfigErrors,
+    },
+}
+
+impl Config {
+    /// Reads and parses the file at `path`.
+    pub fn load(path: &Path, host: &Host) -> Result<Self, LoadError> {
+        let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        Self::parse(&text, host).map_err(|errors| LoadError::Invalid { path: path.to_owned(), errors })
+    }
+
+    /// The config that `text` means on `host`, or every error in it.
+    pub fn parse(text: &str, host: &Host) -> Result<Self, ConfigErrors> {
+        let (config, errors, _) = read(text, host);
+        config.ok_or(ConfigErrors(errors))
+    }
+}
+
+/// The whole file as read.
+struct RawFile {
+    name: Option<Name>,
+    static_ips: Vec<Marked<IpAddr>>,
+    static_ips_whole: bool,
+    hash_seed: u64,
+    edge: edge::RawEdge,
+    listeners: Vec<listener::RawListener>,
+    groups: Vec<endpoint_group::RawGroup>,
+}
+
+/// The config if there are no errors, the errors, and the keys that were asked for.
+fn read(text: &str, host: &Host) -> (Option<Config>, Vec<Diagnostic>, BTreeSet<String>) {
+    let repaired = syntax::Repaired::new(text);
+    let (tree, damage) = repaired.parse();
+    let report = Report::new(text, damage);
+    let file = read_root(Section::root(tree.get_ref(), &report), &report, host);
+    let resolved = crosscheck::check(&report, &file);
+    let announced = file.edge.announce.as_ref().map_or(file.static_ips.len(), Vec::len);
+    let shares = limits::shares(&report, &file.listeners, announced, file.edge.workers, host.descriptors);
+    let config = build(&file, resolved, &shares);
+    let (errors, warnings, asked) = report.into_parts();
+    let config = config.filter(|_| errors.is_empty()).map(|config| Config { warnings, ..config });
+    (config, errors, asked)
+}
+
+fn read_root(mut root: Section<'_>, report: &Report, host: &Host) -> RawFile {
+    let name = root.need("name", "give the accelerator a name, such as name = \"game\"", values::name);
+    let watch = Watch::new(report);
+    let cure = "list 1 to 4 addresses, such as [\"198.18.0.1\", \"198.18.0.2\"]";
+    let static_ips = root.need_item("static_ips", cure).map_or_else(Vec::new, |item| {
+        if item.value.as_array().is_some_and(|list| list.is_empty()) {
+            report.error(&item.at, Fault::new("no static IP", cure));
+        }
+        edge::ip_list(&item, report, cure)
+    });
+    let static_ips_whole = watch.clean();
+    let hash_seed = match root.item("hash_seed") {
+        Some(item) => item.read(values::seed).map(|seed| (seed, item.at)),
+        None => Some((0, root.mark("hash_seed"))),
+    };
+    if let Some((0, at)) = &hash_seed {
+        let reason = "seed 0 is the default that everyone knows: clients can choose their endpoint";
+        report.warn(at, Fault::new(reason, "write a random number, the same on every edge, and keep it secret"));
+    }
+    let edge = edge::read(&mut root, report, host);
+    edge::read_anycast(&mut root);
+    let listeners = listener::read_all(&mut root, report);
+    let groups = endpoint_group::read_all(&mut root, report);
+    root.later(&["flow_log", "relays"]);
+    root.finish();
+    let hash_seed = hash_seed.map_or(0, |(seed, _)| seed);
+    RawFile { name, static_ips, static_ips_whole, hash_seed, edge, listeners, groups }
+}
+
+/// The config, if no part of it is missing.
+fn build(file: &RawFile, resolved: crosscheck::Resolved, shares: &[NonZeroUsize]) -> Option<Config> {
+    let static_ips: Vec<IpAddr> = file.static_ips.iter().map(|ip| ip.value).collect();
+    let edge = file.edge.build(&static_ips)?;
+    let groups_of = resolved.groups_of.into_iter().zip(shares);
+    let listeners = file.listeners.iter().zip(groups_of).map(|(raw, (groups, share))| {
+        let settings = raw.settings(*share)?;
+        Some(Listener { settings, when_all_unhealthy: raw.when_all_unhealthy, forwarding: raw.forwarding, groups })
+    });
+    let endpoint_groups = file.groups.iter().zip(resolved.groups).map(|(raw, resolved)| {
+        let (group, probe_port) = resolved?;
+        Some(Group { group, check: raw.check.check.clone()?, probe_port })
+    });
+    let listeners: Vec<_> = listeners.collect::<Option<_>>()?;
+    if listeners.len() != file.listeners.len() {
+        return None;
+    }
+    Some(Config {
+        name: file.name.clone()?,
+        hash_seed: file.hash_seed,
+        edge,
+        listeners,
+        endpoint_groups: endpoint_groups.collect::<Option<_>>()?,
+        static_ips,
+        warnings: Vec::new(),
+    })
+}

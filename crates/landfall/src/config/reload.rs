@@ -1,0 +1,63 @@
+//! What a reload may change, and what needs a restart.
+
+use super::{Config, Listener};
+
+impl Config {
+    /// The keys that differ in `new` and that a running edge cannot change; empty if a reload can apply `new`.
+    ///
+    /// A reload applies endpoint groups whole (endpoints, weights, dials, health checks, failback), which groups a listener
+    /// uses and in which order, and what it does when all are unhealthy. All else is bound to sockets and threads.
+    pub fn restart_needed(&self, new: &Self) -> Vec<String> {
+        let Self { name, static_ips, hash_seed, edge, listeners, endpoint_groups: _, warnings: _ } = self;
+        let differ = [
+            ("name", *name != new.name),
+            ("static_ips", *static_ips != new.static_ips),
+            ("hash_seed", *hash_seed != new.hash_seed),
+            ("edge.name", edge.name != new.edge.name),
+            ("edge.workers", edge.workers != new.edge.workers),
+            ("edge.admin", edge.admin != new.edge.admin),
+            ("edge.control", edge.control != new.edge.control),
+            ("edge.announce", edge.announce != new.edge.announce),
+            ("edge.drain_timeout", edge.drain_timeout != new.edge.drain_timeout),
+            ("edge.fast_path", edge.fast_path != new.edge.fast_path),
+        ];
+        let mut keys: Vec<String> = differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect();
+        let same_listeners = listeners.len() == new.listeners.len()
+            && listeners.iter().zip(&new.listeners).all(|(old, new)| old.settings.name == new.settings.name);
+        if !same_listeners {
+            keys.push("listeners (added, removed, renamed or reordered)".to_owned());
+            return keys;
+        }
+        for (at, (old, new)) in listeners.iter().zip(&new.listeners).enumerate() {
+            keys.extend(listener_keys(old, new).into_iter().map(|key| format!("listeners[{at}].{key}")));
+        }
+        keys
+    }
+}
+
+fn listener_keys(old: &Listener, new: &Listener) -> Vec<&'static str> {
+    let (from, to) = (&old.settings, &new.settings);
+    let both = |differs: &dyn Fn(&Listener) -> bool| differs(old) != differs(new);
+    let mut keys = Vec::new();
+    let mut note = |key, differs| {
+        if differs {
+            keys.push(key);
+        }
+    };
+    note("protocol", both(&|l| l.settings.tcp.is_some()) || both(&|l| l.settings.udp.is_some()));
+    note("ports", from.ports != to.ports);
+    note("client_affinity", from.affinity != to.affinity);
+    note("forwarding", old.forwarding != new.forwarding);
+    note("limits", from.limits != to.limits);
+    if let (Some(from), Some(to)) = (&from.tcp, &to.tcp) {
+        note("idle_timeout.tcp", from.idle_timeout != to.idle_timeout);
+        note("on_unhealthy.tcp", from.on_unhealthy != to.on_unhealthy);
+        note("connect_timeout", from.connect_timeout != to.connect_timeout);
+        note("connect_attempts", from.connect_attempts != to.connect_attempts);
+    }
+    if let (Some(from), Some(to)) = (&from.udp, &to.udp) {
+        note("idle_timeout.udp", from.idle_timeout != to.idle_timeout);
+        note("on_unhealthy.udp", from.on_unhealthy != to.on_unhealthy);
+    }
+    keys
+}

@@ -1,0 +1,228 @@
+//! One value of the file → one value of the program, or what is wrong with it.
+
+use std::{
+    net::IpAddr,
+    num::{NonZeroU8, NonZeroUsize},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use endpoint_group::{Dial, MinHealthy, Name, Weight};
+use toml::de::DeValue;
+
+use super::{
+    diagnostic::{Fault, did_you_mean, one_of},
+    reader::Item,
+};
+
+/// Timers tick in milliseconds.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Far beyond any use, and small enough that no sum of durations overflows.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// One endpoint is asked with one small packet.
+const MOST_PROBE_BYTES: usize = 1024;
+
+pub(super) fn name(item: &Item<'_>) -> Result<Name, Fault> {
+    const CURE: &str = "use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit";
+    let text = item.text(CURE)?;
+    if text.contains('#') {
+        return Err(Fault::new(format!("{text:?} is not a name: '#' is kept for endpoints found by a DNS name"), CURE));
+    }
+    Name::new(text).map_err(|error| Fault::new(format!("{text:?} is not a name: {error}"), CURE))
+}
+
+/// A number of `range`, written as an integer.
+pub(super) fn integer<T: TryFrom<u64>>(item: &Item<'_>, range: RangeInclusive<u64>) -> Result<T, Fault> {
+    let cure = format!("write a whole number of {} to {}", range.start(), range.end());
+    let number = item.value.as_integer().ok_or_else(|| item.not("a whole number", &cure))?;
+    let in_range = u64::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| range.contains(n));
+    in_range.and_then(|n| T::try_from(n).ok()).ok_or_else(|| Fault::new(format!("{number} is out of range"), cure))
+}
+
+pub(super) fn port(item: &Item<'_>) -> Result<u16, Fault> {
+    integer(item, 1..=65_535)
+}
+
+pub(super) fn weight(item: &Item<'_>) -> Result<Weight, Fault> {
+    integer(item, 0..=255).map(Weight::new)
+}
+
+pub(super) fn threshold(item: &Item<'_>) -> Result<NonZeroU8, Fault> {
+    let number = integer(item, 1..=255)?;
+    NonZeroU8::new(number).ok_or_else(|| Fault::new("0 is out of range", "write a whole number of 1 to 255"))
+}
+
+/// A count of at least 1 and at most `most`.
+pub(super) fn count(item: &Item<'_>, most: u64) -> Result<NonZeroUsize, Fault> {
+    let number = integer(item, 1..=most)?;
+    NonZeroUsize::new(number).ok_or_else(|| Fault::new("0 is out of range", "write a number above 0"))
+}
+
+/// The seed: any u64. TOML promises integers only up to 2^63 − 1, so larger ones may stand in quotes.
+pub(super) fn seed(item: &Item<'_>) -> Result<u64, Fault> {
+    const CURE: &str = "write a number of 0 to 2^64 - 1, or a text such as \"0x9e3779b97f4a7c15\"";
+    let (digits, radix) = match item.value {
+        DeValue::Integer(number) => (number.as_str().to_owned(), number.radix()),
+        DeValue::String(text) => {
+            let digits = text.replace('_', "");
+            match digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
+                Some(hex) => (hex.to_owned(), 16),
+                None => (digits, 10),
+            }
+        }
+        _ => return Err(item.not("a number", CURE)),
+    };
+    // The value stays out of the message: it is a secret, and messages are logged.
+    u64::from_str_radix(&digits, radix).map_err(|_| Fault::new("not a number of 64 bits", CURE))
+}
+
+/// A duration above 0.
+pub(super) fn duration(item: &Item<'_>) -> Result<Duration, Fault> {
+    const CURE: &str = "write a duration of 1 ms to 7 days with its unit, such as \"500ms\" or \"30s\"";
+    let duration = any_duration(item, CURE)?;
+    if duration < SHORTEST {
+        return Err(Fault::new(format!("{duration:?} is too short"), CURE));
+    }
+    Ok(duration)
+}
+
+/// A duration, or 0.
+pub(super) fn duration_or_zero(item: &Item<'_>) -> Result<Duration, Fault> {
+    const CURE: &str = "write \"0s\" or a duration of 1 ms to 7 days with its unit, such as \"500ms\" or \"30s\"";
+    let duration = any_duration(item, CURE)?;
+    if !duration.is_zero() && duration < SHORTEST {
+        return Err(Fault::new(format!("{duration:?} is too short"), CURE));
+    }
+    Ok(duration)
+}
+
+fn any_duration(item: &Item<'_>, cure: &str) -> Result<Duration, Fault> {
+    let text = item.text(cure)?;
+    let duration =
+        humantime::parse_duration(text).map_err(|error| Fault::new(format!("{text:?} is not a duration: {error}"), cure))?;
+    if duration > LONGEST {
+        return Err(Fault::new(format!("{text:?} is too long"), cure));
+    }
+    Ok(duration)
+}
+
+/// One of the words of `known`; words of `later` are part of the contract and refused as such.
+pub(super) fn choice<T: Copy>(item: &Item<'_>, known: &[(&'static str, T)], later: &[&str]) -> Result<T, Fault> {
+    let words = || known.iter().map(|(word, _)| *word);
+    let cure = format!("write {}", one_of(words()));
+    let text = item.text(&cure)?;
+    if let Some((_, value)) = known.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    if later.contains(&text) {
+        return Err(Fault::later(format!("{text:?}"), cure));
+    }
+    let guess = did_you_mean(text, words()).map_or_else(|| cure.clone(), |guess| format!("{cure}; {guess}"));
+    Err(Fault::new(format!("unknown value {text:?}"), guess))
+}
+
+/// An address that a flow can be sent to.
+pub(super) fn unicast(ip: IpAddr, cure: &str) -> Result<IpAddr, Fault> {
+    let ip = ip.to_canonical();
+    let kind = match ip {
+        ip if ip.is_unspecified() => "the unspecified address",
+        ip if ip.is_multicast() => "a multicast address",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => "a link-local address, which means nothing without an interface",
+        ip => return Ok(ip),
+    };
+    Err(Fault::new(format!("{ip} is {kind}"), cure))
+}
+
+pub(super) fn static_ip(item: &Item<'_>) -> Result<IpAddr, Fault> {
+    const CURE: &str = "write one IPv4 or IPv6 address, such as \"198.18.0.1\"";
+    let text = item.text(CURE)?;
+    let ip = text.parse().map_err(|_| Fault::new(format!("{text:?} is not an IP address"), CURE))?;
+    unicast(ip, CURE)
+}
+
+/// A port, or a range written `"7100-7199"`.
+pub(super) fn port_range(item: &Item<'_>) -> Result<RangeInclusive<u16>, Fault> {
+    const CURE: &str = "write a port of 1 to 65535, or a range from the lower to the higher such as \"7100-7199\"";
+    if item.value.is_integer() {
+        return port(item).map(|port| port..=port);
+    }
+    let text = item.text(CURE)?;
+    let wrong = || Fault::new(format!("{text:?} is not a range of ports"), CURE);
+    let number = |part: &str| part.trim().parse::<u16>().ok().filter(|&port| port > 0).ok_or_else(wrong);
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(Fault::new(format!("the range {text:?} ends before it begins"), CURE));
+    }
+    Ok(first..=last)
+}
+
+pub(super) fn dial(item: &Item<'_>) -> Result<Dial, Fault> {
+    const CURE: &str = "write a percentage of 0 to 100, such as 12.5";
+    let text = match item.value {
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str(),
+        DeValue::Float(number) => number.as_str(),
+        _ => return Err(item.not("a percentage", CURE)),
+    };
+    let percent = text.parse().ok().and_then(Dial::from_percent);
+    percent.ok_or_else(|| Fault::new(format!("{text} is out of range"), CURE))
+}
+
+pub(super) fn min_healthy(item: &Item<'_>) -> Result<MinHealthy, Fault> {
+    const CURE: &str = "write a count of at least 1, or \"1%\" to \"100%\" of the endpoints with weight above 0";
+    match item.value {
+        DeValue::String(text) => {
+            let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+            let percent = percent.filter(|percent| (1..=100).contains(percent)).map(MinHealthy::Percent);
+            percent.ok_or_else(|| Fault::new(format!("{text:?} is not a share of the endpoints"), CURE))
+        }
+        DeValue::Integer(number) => {
+            let count = number.as_str().parse().ok().map(MinHealthy::Count);
+            count.ok_or_else(|| Fault::new(format!("{number} is out of range"), CURE))
+        }
+        _ => Err(item.not("a count or a share", CURE)),
+    }
+}
+
+/// Where an endpoint listens: an address, and its port if it has a fixed one.
+pub(super) fn endpoint_address(item: &Item<'_>) -> Result<(IpAddr, Option<u16>), Fault> {
+    const CURE: &str =
+        "write an IP address, with a port if it has a fixed one: \"10.0.1.10\", \"10.0.1.10:9000\" or \"[2001:db8::1]:9000\"";
+    let text = item.text(CURE)?;
+    if let Ok(ip) = text.parse() {
+        return Ok((unicast(ip, CURE)?, None));
+    }
+    if let Ok(address) = text.parse::<std::net::SocketAddr>() {
+        if address.port() == 0 {
+            return Err(Fault::new(format!("{text:?} has port 0"), CURE));
+        }
+        return Ok((unicast(address.ip(), CURE)?, Some(address.port())));
+    }
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    let letters = host.contains(|c: char| c.is_ascii_alphabetic());
+    if letters && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')) {
+        return Err(Fault::later(format!("a DNS name ({text:?}) as an endpoint's address"), CURE));
+    }
+    Err(Fault::new(format!("{text:?} is not an address"), CURE))
+}
+
+/// Bytes of a probe: text, or hexadecimal digits behind `hex:`.
+pub(super) fn probe_bytes(item: &Item<'_>) -> Result<Vec<u8>, Fault> {
+    const CURE: &str = "write a text, or pairs of hexadecimal digits such as \"hex:50494e47\", of at most 1024 bytes";
+    let text = item.text(CURE)?;
+    let bytes = match text.strip_prefix("hex:") {
+        Some(digits) => hex(digits).ok_or_else(|| Fault::new(format!("{text:?} is not hexadecimal"), CURE))?,
+        None => text.as_bytes().to_vec(),
+    };
+    if bytes.len() > MOST_PROBE_BYTES {
+        return Err(Fault::new(format!("{} bytes are too many", bytes.len()), CURE));
+    }
+    Ok(bytes)
+}
+
+fn hex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
+}
