@@ -181,14 +181,13 @@ async fn replies(receiver: Rc<Receiver>, flow: Rc<Flow>) {
         let upstream = flow.upstream.borrow().clone();
         let due = flow.last.get() + idle_timeout;
         tokio::select! {
-            ready = upstream.socket.ready(REPLY) => match ready {
-                Ok(_) => carry(&receiver, &flow, &upstream),
-                Err(error) => {
+            carried = upstream.socket.async_io(REPLY, || carry(&receiver, &flow, &upstream)) => {
+                if let Err(error) = carried {
                     tracing::warn!(client = %flow.client, %error, "cannot wait for replies");
                     flow.open.ends(CloseReason::LocalError);
                     break;
                 }
-            },
+            }
             () = flow.moved.notified() => continue,
             () = time::sleep_until(due) => {
                 if flow.last.get() + idle_timeout <= Instant::now() {
@@ -204,10 +203,11 @@ async fn replies(receiver: Rc<Receiver>, flow: Rc<Flow>) {
     receiver.flows.borrow_mut().remove(&flow.client);
 }
 
-fn carry(receiver: &Receiver, flow: &Flow, upstream: &Upstream) {
+/// Carries up to [`BURST`] replies. Ends with `WouldBlock` once there is none left, which makes the caller wait for the next.
+fn carry(receiver: &Receiver, flow: &Flow, upstream: &Upstream) -> io::Result<()> {
     for _ in 0..BURST {
         let mut buffer = receiver.worker.buffer.borrow_mut();
-        match upstream.socket.try_io(REPLY, || (&*SockRef::from(&upstream.socket)).read(&mut buffer)) {
+        match (&*SockRef::from(&upstream.socket)).read(&mut buffer) {
             Ok(length) => {
                 flow.last.set(Instant::now());
                 match SockRef::from(&receiver.socket).send_to(&buffer[..length], &flow.client.into()) {
@@ -219,9 +219,10 @@ fn carry(receiver: &Receiver, flow: &Flow, upstream: &Upstream) {
                     }),
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
             Err(error) if is_icmp(&error) => receiver.worker.shared.observer.failed(upstream.endpoint),
             Err(error) => tracing::debug!(client = %flow.client, %error, "error from the endpoint's socket"),
         }
     }
+    Ok(())
 }

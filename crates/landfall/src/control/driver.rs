@@ -1,0 +1,271 @@
+//! The loop around [`State`]: the only place where the control plane waits.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use edge_listener::{Routes, account::Books, bind};
+use endpoint_group::{Health, plan::Stage};
+use health_checker::{Checker, Report};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
+};
+
+use super::{
+    endpoints::Transition,
+    state::State,
+    status::{self, Status, Surroundings},
+};
+use crate::{
+    config::{Config, Host, LoadError},
+    metrics::Metrics,
+};
+
+/// Commands that wait for the loop; askers beyond it wait to ask.
+pub const COMMANDS: usize = 64;
+/// How often the host is asked whether the static IPs are its own.
+const LOCALITY_CHECK: Duration = Duration::from_secs(1);
+/// Reports taken in before the tables are brought up to date: a mass failure costs one rebuild, not one for each endpoint.
+const REPORTS_AT_ONCE: usize = 1024;
+
+/// A question or an order to the loop.
+#[derive(Debug)]
+pub enum Command {
+    /// What `/status` says.
+    Status(oneshot::Sender<Status>),
+    /// Read the file again.
+    Reload(oneshot::Sender<Result<String, ReloadError>>),
+    /// Answer no more that the edge is ready; flows are the forwarding path's to drain.
+    Drain,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file is bad.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// The file changes what a running edge cannot.
+    #[error("these keys cannot change while the edge runs: {}; restart it, or put them back", .0.join(", "))]
+    RestartNeeded(Vec<String>),
+    /// No endpoint id is left.
+    #[error(transparent)]
+    Exhausted(#[from] super::endpoints::Exhausted),
+    /// The loop has ended.
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
+/// A handle to the loop.
+#[derive(Debug, Clone)]
+pub struct Control(mpsc::Sender<Command>);
+
+impl Control {
+    /// What `/status` says; `None` once the loop has ended.
+    pub async fn status(&self) -> Option<Status> {
+        let (answer, status) = oneshot::channel();
+        self.0.send(Command::Status(answer)).await.ok()?;
+        status.await.ok()
+    }
+
+    /// Reads the file again and applies it whole, or says why not and changes nothing.
+    pub async fn reload(&self) -> Result<String, ReloadError> {
+        let (answer, result) = oneshot::channel();
+        self.0.send(Command::Reload(answer)).await.map_err(|_| ReloadError::Stopping)?;
+        result.await.map_err(|_| ReloadError::Stopping)?
+    }
+
+    /// Makes `/readyz` say no.
+    pub async fn drain(&self) {
+        // Err: the loop has ended, and nothing says yes any more.
+        let _ = self.0.send(Command::Drain).await;
+    }
+}
+
+/// What the loop works with.
+pub struct Loop {
+    /// Where the configuration came from; `None` refuses reloads.
+    pub config_path: Option<PathBuf>,
+    /// What its defaults depend on.
+    pub host: Host,
+    /// What is known.
+    pub state: State,
+    /// Where tables are published.
+    pub routes: Arc<Routes>,
+    /// Who probes.
+    pub checker: Checker,
+    /// What the probes found.
+    pub reports: mpsc::Receiver<Report>,
+    /// What forwarding counted.
+    pub books: Arc<Books>,
+    /// Where this loop counts.
+    pub metrics: Metrics,
+}
+
+/// A handle, and the loop's end of it.
+pub fn control() -> (Control, mpsc::Receiver<Command>) {
+    let (sender, receiver) = mpsc::channel(COMMANDS);
+    (Control(sender), receiver)
+}
+
+impl Loop {
+    /// Runs until every [`Control`] is dropped or the checker has ended.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        self.show_endpoints();
+        self.set_targets();
+        let mut around = Surroundings::default();
+        let mut locality = tokio::time::interval(LOCALITY_CHECK);
+        locality.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reports = Vec::new();
+        loop {
+            let due = self.state.due().map(Instant::from_std);
+            let transitions = tokio::select! {
+                received = self.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
+                    if received == 0 {
+                        return;
+                    }
+                    self.take(&mut reports)
+                }
+                command = commands.recv() => {
+                    let Some(command) = command else { return };
+                    self.obey(command, &mut around);
+                    Vec::new()
+                }
+                _ = locality.tick() => {
+                    self.check_locality(&mut around);
+                    continue;
+                }
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Vec::new(),
+            };
+            self.publish(&transitions);
+        }
+    }
+
+    fn take(&mut self, reports: &mut Vec<Report>) -> Vec<Transition> {
+        let now = Instant::now().into_std();
+        let mut transitions = Vec::new();
+        for report in reports.drain(..) {
+            let target = Arc::clone(&self.state.endpoints().get(report.id).target);
+            self.metrics.probe(target.group.as_str(), target.name.as_str(), &report.outcome);
+            transitions.extend(self.state.report(&report));
+            for witness in self.state.witnesses(report.id, now) {
+                self.checker.observe(witness);
+            }
+        }
+        transitions
+    }
+
+    /// Rebuilds, publishes what changed, and only then tells of it: a failover is over when the new table is in force.
+    fn publish(&mut self, transitions: &[Transition]) {
+        let now = Instant::now().into_std();
+        let before: Vec<Stage> = self.routes.load().listeners.iter().map(|table| table.stage()).collect();
+        if self.state.rebuild(now) {
+            self.routes.publish(self.state.table());
+            self.metrics.table_published();
+        }
+        let published = Instant::now().into_std();
+        for transition in transitions {
+            self.tell(transition, published.saturating_duration_since(now));
+        }
+        for (listener, old) in self.state.config().listeners.iter().zip(before) {
+            self.tell_stage(listener.settings.name.as_str(), old);
+        }
+    }
+
+    fn tell(&self, transition: &Transition, publishing: Duration) {
+        let entry = self.state.endpoints().get(transition.id);
+        let (group, endpoint) = (entry.target.group.as_str(), entry.target.name.as_str());
+        let (from, to, reason) = (transition.from.as_str(), transition.to.as_str(), transition.reason);
+        tracing::info!(endpoint, endpoint_group = group, probe = %entry.probe, from, to, reason, "endpoint changed health");
+        if transition.to == Health::Unhealthy {
+            self.metrics.failover(group, endpoint, transition.took.map(|took| took + publishing));
+        }
+    }
+
+    fn tell_stage(&self, listener: &str, old: Stage) {
+        let table = self.routes.load();
+        let index = self.state.config().listeners.iter().position(|l| l.settings.name.as_str() == listener);
+        let Some(new) = index.and_then(|index| table.listeners.get(index)).map(|table| table.stage()) else { return };
+        match (status::alarm(old), status::alarm(new)) {
+            (None, Some(alarm)) => tracing::warn!(listener, stage = new.as_str(), "{alarm}"),
+            _ if new != old => tracing::info!(listener, from = old.as_str(), to = new.as_str(), "listener changed stage"),
+            _ => {}
+        }
+    }
+
+    fn obey(&mut self, command: Command, around: &mut Surroundings) {
+        match command {
+            Command::Status(answer) => {
+                let now = Instant::now().into_std();
+                // Err: the asker has gone.
+                let _ = answer.send(status::status(&self.state, &self.books, around, now));
+            }
+            Command::Reload(answer) => {
+                let result = self.reload();
+                self.metrics.reload(result.is_ok());
+                match &result {
+                    Ok(summary) => tracing::info!("reloaded: {summary}"),
+                    Err(error) => tracing::warn!("reload refused, the old configuration stays in force: {error}"),
+                }
+                let _ = answer.send(result);
+            }
+            Command::Drain => around.draining = true,
+        }
+    }
+
+    fn reload(&mut self) -> Result<String, ReloadError> {
+        let Some(path) = &self.config_path else { return Ok("there is no file to read again".to_owned()) };
+        let config = Config::load(path, &self.host)?;
+        let fixed = self.state.config().restart_needed(&config);
+        if !fixed.is_empty() {
+            return Err(ReloadError::RestartNeeded(fixed));
+        }
+        let summary = summary(self.state.config(), &config);
+        self.state.apply(config, Instant::now().into_std())?;
+        self.show_endpoints();
+        self.set_targets();
+        Ok(summary)
+    }
+
+    fn show_endpoints(&self) {
+        for entry in self.state.endpoints().entries() {
+            self.metrics.endpoint(entry.target.group.as_str(), entry.target.name.as_str());
+        }
+    }
+
+    fn set_targets(&self) {
+        let targets = self.state.targets(Instant::now().into_std());
+        if let Err(error) = self.checker.set_targets(targets) {
+            tracing::error!(%error, "endpoints are not probed");
+        }
+    }
+
+    fn check_locality(&self, around: &mut Surroundings) {
+        let away = self.state.config().edge.announce.iter().filter(|&&ip| !bind::is_local(ip));
+        let not_ready: Vec<_> = away.map(|ip| format!("static IP {ip} is not on this host: `ip addr add {ip} dev lo`")).collect();
+        if not_ready != around.not_ready {
+            for reason in &not_ready {
+                tracing::warn!("not ready: {reason}");
+            }
+            around.not_ready = not_ready;
+        }
+    }
+}
+
+/// What a reload changes, in one line.
+fn summary(old: &Config, new: &Config) -> String {
+    let endpoints = |config: &Config| -> std::collections::BTreeMap<String, _> {
+        let all = config.endpoint_groups.iter().flat_map(|group| &group.group.endpoints);
+        all.map(|e| (e.name.to_string(), (e.ip, e.port, e.weight))).collect()
+    };
+    let (before, after) = (endpoints(old), endpoints(new));
+    let added = after.keys().filter(|name| !before.contains_key(*name)).count();
+    let removed = before.keys().filter(|name| !after.contains_key(*name)).count();
+    let changed = after.iter().filter(|(name, value)| before.get(*name).is_some_and(|old| old != *value)).count();
+    let groups = if old.endpoint_groups.len() == new.endpoint_groups.len() {
+        let differ = old.endpoint_groups.iter().zip(&new.endpoint_groups).filter(|(old, new)| old != new).count();
+        format!("{differ} endpoint groups changed")
+    } else {
+        format!("{} endpoint groups instead of {}", new.endpoint_groups.len(), old.endpoint_groups.len())
+    };
+    format!("{added} endpoints added, {removed} removed, {changed} changed; {groups}")
+}

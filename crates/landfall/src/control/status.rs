@@ -1,0 +1,203 @@
+//! What `/status` says: the edge as its control loop sees it, in words.
+
+use std::time::Instant;
+
+use edge_listener::account::Books;
+use endpoint_group::{Health, Protocol, failback::RampStep, plan::Stage};
+use serde::Serialize;
+
+use super::{
+    endpoints::{Entry, Membership},
+    state::State,
+};
+
+/// The whole answer. Field names are an interface.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// `edge.name`.
+    pub edge: String,
+    /// Of the binary.
+    pub version: &'static str,
+    /// Whether `/readyz` says yes.
+    pub ready: bool,
+    /// Why not, in words; empty when ready.
+    pub not_ready: Vec<String>,
+    /// Whether the edge is on its way out.
+    pub draining: bool,
+    /// Counts published routing tables.
+    pub generation: u64,
+    /// In the order of the file.
+    pub listeners: Vec<ListenerStatus>,
+    /// In the order of the file.
+    pub endpoint_groups: Vec<GroupStatus>,
+    /// Static IPs that this edge announces by BGP.
+    pub announced: Vec<String>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Open flows of both protocols.
+    pub flows_active: u64,
+    /// The rule under which new flows are placed; see `docs/FAILOVER.md`.
+    pub stage: &'static str,
+    /// Of the routing table, in hex: equal on edges that answer alike.
+    pub digest: String,
+    /// Its groups, in order of preference.
+    pub endpoint_groups: Vec<String>,
+}
+
+/// One endpoint group.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: String,
+    /// Free text from the file.
+    pub region: String,
+    /// Whether enough of its endpoints take flows.
+    pub eligible: bool,
+    /// In percent, as configured.
+    pub traffic_dial: f64,
+    /// In percent, as far as its failback ramp has come.
+    pub effective_dial: f64,
+    /// The published bound.
+    pub failover_bound_seconds: f64,
+    /// In the order of the file; retired ones last.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EndpointStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address, with its port if it has a fixed one.
+    pub address: String,
+    /// `unknown`, `healthy` or `unhealthy`.
+    pub health: &'static str,
+    /// As configured.
+    pub weight: u8,
+    /// As far as its failback ramp has come; 0 while it takes no flows.
+    pub effective_weight: f64,
+    /// Why it is as it is, in words.
+    pub reason: String,
+    /// How long it has had this health.
+    pub since_seconds: f64,
+    /// How long its last good answer took.
+    pub probe_latency_seconds: Option<f64>,
+    /// Flows pinned to it now.
+    pub flows_active: u64,
+    /// Whether it has left the configuration and only serves the flows it has.
+    pub retired: bool,
+}
+
+/// What the state does not know.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Why the edge is not ready, apart from missing verdicts.
+    pub not_ready: Vec<String>,
+    /// Whether it is on its way out.
+    pub draining: bool,
+}
+
+/// The status of `state` at `now`.
+pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant) -> Status {
+    let config = state.config();
+    let table = state.table();
+    let name_of = |group: usize| config.endpoint_groups[group].group.name.to_string();
+    let mut not_ready = around.not_ready.clone();
+    let unknown = state.endpoints().entries().iter().filter(|e| e.is_member() && e.snapshot.health == Health::Unknown);
+    not_ready.extend(unknown.map(|e| format!("endpoint {} has had no probe result yet", e.target.name)));
+    let listeners =
+        config.listeners.iter().zip(&table.listeners).enumerate().map(|(index, (listener, answers))| ListenerStatus {
+            name: listener.settings.name.to_string(),
+            flows_active: books.flows_active(index, Protocol::Tcp) + books.flows_active(index, Protocol::Udp),
+            stage: answers.stage().as_str(),
+            digest: format!("{:016x}", answers.digest(&table.endpoints)),
+            endpoint_groups: listener.groups.iter().map(|&group| name_of(group)).collect(),
+        });
+    let groups = config.endpoint_groups.iter().enumerate().map(|(index, group)| {
+        let view = &state.views()[index];
+        let name = &group.group.name;
+        let members = state.endpoints().of_group(index);
+        let retired = state
+            .endpoints()
+            .entries()
+            .iter()
+            .filter(|e| !e.is_member() && e.target.group == *name && books.endpoint_flows_active(name, &e.target.name) > 0);
+        let endpoint = |entry: &Entry| {
+            let ramp = match entry.membership {
+                Membership::Member { .. } => entry.ramp(&group.group.failback, now),
+                Membership::Retired { .. } => RampStep::FULL,
+            };
+            endpoint_status(entry, ramp, books, now)
+        };
+        GroupStatus {
+            name: name.to_string(),
+            region: group.group.region.clone(),
+            eligible: view.eligible(),
+            traffic_dial: view.dial.percent(),
+            effective_dial: view.effective_dial().percent(),
+            failover_bound_seconds: group.check.timing().failover_bound().as_secs_f64(),
+            endpoints: members.chain(retired).map(endpoint).collect(),
+        }
+    });
+    Status {
+        edge: config.edge.name.to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+        ready: not_ready.is_empty() && !around.draining,
+        not_ready,
+        draining: around.draining,
+        generation: table.generation,
+        listeners: listeners.collect(),
+        endpoint_groups: groups.collect(),
+        announced: Vec::new(),
+    }
+}
+
+fn endpoint_status(entry: &Entry, ramp: RampStep, books: &Books, now: Instant) -> EndpointStatus {
+    let target = &entry.target;
+    let share = f64::from(ramp.get()) / f64::from(RampStep::FULL.get());
+    let healthy = entry.snapshot.health == Health::Healthy;
+    EndpointStatus {
+        name: target.name.to_string(),
+        address: target.port.map_or_else(|| target.ip.to_string(), |port| std::net::SocketAddr::new(target.ip, port).to_string()),
+        health: entry.snapshot.health.as_str(),
+        weight: entry.weight().get(),
+        effective_weight: if healthy { f64::from(entry.weight().get()) * share } else { 0.0 },
+        reason: reason(entry, ramp),
+        since_seconds: now.saturating_duration_since(entry.snapshot.since).as_secs_f64(),
+        probe_latency_seconds: entry.latency.map(|latency| latency.as_secs_f64()),
+        flows_active: books.endpoint_flows_active(&target.group, &target.name),
+        retired: !entry.is_member(),
+    }
+}
+
+fn reason(entry: &Entry, ramp: RampStep) -> String {
+    let last = entry.last_result.unwrap_or("none");
+    let state = &entry.snapshot;
+    if !entry.is_member() {
+        return "left the configuration; serves the flows it has".to_owned();
+    }
+    match state.health {
+        Health::Unknown => "no probe result yet".to_owned(),
+        Health::Unhealthy if state.consecutive_good > 0 => format!("{} good results after failing", state.consecutive_good),
+        Health::Unhealthy => format!("{} consecutive bad results, the last: {last}", state.consecutive_bad),
+        Health::Healthy if state.consecutive_bad > 0 => format!("{} bad results, the last: {last}", state.consecutive_bad),
+        Health::Healthy if ramp == RampStep::HELD => "recovered; held back".to_owned(),
+        Health::Healthy if ramp < RampStep::FULL => format!("recovered; ramping, {} of 10", ramp.get()),
+        Health::Healthy if entry.weight().get() == 0 => "draining: weight 0".to_owned(),
+        Health::Healthy => "answers its probes".to_owned(),
+    }
+}
+
+/// The word for a stage that an operator should hear of, if it is one.
+pub fn alarm(stage: Stage) -> Option<&'static str> {
+    match stage {
+        Stage::Eligible | Stage::HeldInFull | Stage::DialsIgnored => None,
+        Stage::FailOpen => Some("no endpoint is eligible: new flows go to the first group whatever its health"),
+        Stage::Refuse(_) => Some("no endpoint is eligible: new flows are refused"),
+    }
+}

@@ -1,0 +1,12 @@
+//! RUN: config, wiring, control, telemetry and the command line of Landfall.
+
+pub mod admin;
+pub mod check;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod control_socket;
+pub mod demo;
+pub mod logging;
+pub mod metrics;
+pub mod run;

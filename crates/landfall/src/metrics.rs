@@ -1,0 +1,192 @@
+//! Everything that `/metrics` shows besides the books of forwarding. `docs/METRICS.md` lists all of it; a test compares.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use edge_listener::account::{Books, BooksCollector};
+use health_checker::{BadReason, Outcome};
+use prometheus::{
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::control::status::Status;
+
+/// Seconds; from a local answer to the slowest sensible timeout.
+const PROBE_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Seconds; from one refused probe to a patient check.
+const FAILOVER_BUCKETS: &[f64] = &[0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0];
+
+/// The instruments of the control plane. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    probe_results: IntCounterVec,
+    probe_duration: HistogramVec,
+    failovers: IntCounterVec,
+    time_to_failover: Histogram,
+    reloads: IntCounterVec,
+    health: IntGaugeVec,
+    weight: GaugeVec,
+    group_eligible: IntGaugeVec,
+    dial: GaugeVec,
+    bound: GaugeVec,
+    table_info: IntGaugeVec,
+    tables_published: IntCounter,
+    ready: IntGauge,
+    /// A scrape resets gauges before it sets them: one at a time.
+    scrape: Arc<Mutex<()>>,
+}
+
+impl Metrics {
+    /// Registers everything. Errors mean that two instruments have one name.
+    pub fn new(books: &Arc<Books>, edge: &str) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let endpoint = &["endpoint_group", "endpoint"];
+        let metrics = Self {
+            probe_results: IntCounterVec::new(
+                Opts::new("landfall_probe_results_total", "Finished probes, by what became of them."),
+                &["endpoint_group", "endpoint", "result"],
+            )?,
+            probe_duration: HistogramVec::new(
+                HistogramOpts::new("landfall_probe_duration_seconds", "Time from a probe to its good answer.")
+                    .buckets(PROBE_BUCKETS.to_vec()),
+                &["endpoint_group"],
+            )?,
+            failovers: IntCounterVec::new(
+                Opts::new("landfall_failovers_total", "Times that the endpoint turned unhealthy."),
+                endpoint,
+            )?,
+            time_to_failover: Histogram::with_opts(
+                HistogramOpts::new(
+                    "landfall_time_to_failover_seconds",
+                    "From the first probe that an endpoint failed to answer to the publication of a routing table without it.",
+                )
+                .buckets(FAILOVER_BUCKETS.to_vec()),
+            )?,
+            reloads: IntCounterVec::new(Opts::new("landfall_config_reloads_total", "Reloads, by result."), &["result"])?,
+            health: IntGaugeVec::new(
+                Opts::new("landfall_endpoint_health", "1 for the endpoint's health now, 0 for the others."),
+                &["endpoint_group", "endpoint", "health"],
+            )?,
+            weight: GaugeVec::new(
+                Opts::new("landfall_endpoint_weight", "Weight as far as the failback ramp has come; 0 while it takes no flows."),
+                endpoint,
+            )?,
+            group_eligible: IntGaugeVec::new(
+                Opts::new("landfall_endpoint_group_eligible", "Whether enough endpoints of the group take flows."),
+                &["endpoint_group"],
+            )?,
+            dial: GaugeVec::new(
+                Opts::new("landfall_endpoint_group_dial_percent", "Traffic dial as far as the failback ramp has come."),
+                &["endpoint_group"],
+            )?,
+            bound: GaugeVec::new(
+                Opts::new("landfall_failover_bound_seconds", "The published bound of the group; see docs/FAILOVER.md."),
+                &["endpoint_group"],
+            )?,
+            table_info: IntGaugeVec::new(
+                Opts::new("landfall_table_info", "1; the digest is equal on edges that answer alike."),
+                &["listener", "digest"],
+            )?,
+            tables_published: IntCounter::new("landfall_tables_published_total", "Routing tables given to forwarding.")?,
+            ready: IntGauge::new("landfall_ready", "Whether /readyz says yes.")?,
+            scrape: Arc::default(),
+            registry,
+        };
+        for result in ["ok", "refused"] {
+            metrics.reloads.with_label_values(&[result]);
+        }
+        let build_info = IntGaugeVec::new(Opts::new("landfall_build_info", "1; what runs."), &["version", "edge"])?;
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), edge]).set(1);
+        let registry = &metrics.registry;
+        registry.register(Box::new(BooksCollector(Arc::clone(books))))?;
+        registry.register(Box::new(build_info))?;
+        registry.register(Box::new(metrics.probe_results.clone()))?;
+        registry.register(Box::new(metrics.probe_duration.clone()))?;
+        registry.register(Box::new(metrics.failovers.clone()))?;
+        registry.register(Box::new(metrics.time_to_failover.clone()))?;
+        registry.register(Box::new(metrics.reloads.clone()))?;
+        registry.register(Box::new(metrics.health.clone()))?;
+        registry.register(Box::new(metrics.weight.clone()))?;
+        registry.register(Box::new(metrics.group_eligible.clone()))?;
+        registry.register(Box::new(metrics.dial.clone()))?;
+        registry.register(Box::new(metrics.bound.clone()))?;
+        registry.register(Box::new(metrics.table_info.clone()))?;
+        registry.register(Box::new(metrics.tables_published.clone()))?;
+        registry.register(Box::new(metrics.ready.clone()))?;
+        Ok(metrics)
+    }
+
+    /// Shows an endpoint's counters from the start, at 0.
+    pub fn endpoint(&self, group: &str, endpoint: &str) {
+        for result in ["good", "local"].into_iter().chain(BadReason::ALL.map(BadReason::as_str)) {
+            self.probe_results.with_label_values(&[group, endpoint, result]);
+        }
+        self.failovers.with_label_values(&[group, endpoint]);
+        self.probe_duration.with_label_values(&[group]);
+    }
+
+    /// A probe has finished.
+    pub fn probe(&self, group: &str, endpoint: &str, outcome: &Outcome) {
+        self.probe_results.with_label_values(&[group, endpoint, outcome.as_str()]).inc();
+        if let Outcome::Good { latency } = outcome {
+            self.probe_duration.with_label_values(&[group]).observe(latency.as_secs_f64());
+        }
+    }
+
+    /// An endpoint turned unhealthy and a table without it was published `took` after its first failing probe was sent.
+    pub fn failover(&self, group: &str, endpoint: &str, took: Option<Duration>) {
+        self.failovers.with_label_values(&[group, endpoint]).inc();
+        if let Some(took) = took {
+            self.time_to_failover.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A routing table was published.
+    pub fn table_published(&self) {
+        self.tables_published.inc();
+    }
+
+    /// A reload was applied, or refused.
+    pub fn reload(&self, applied: bool) {
+        self.reloads.with_label_values(&[if applied { "ok" } else { "refused" }]).inc();
+    }
+
+    /// The text of a scrape, with the gauges as `status` says.
+    pub fn render(&self, status: &Status) -> prometheus::Result<Vec<u8>> {
+        let _alone = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.show(status);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    fn show(&self, status: &Status) {
+        for gauges in [&self.health, &self.group_eligible, &self.table_info] {
+            gauges.reset();
+        }
+        for gauges in [&self.weight, &self.dial, &self.bound] {
+            gauges.reset();
+        }
+        self.ready.set(i64::from(status.ready));
+        for listener in &status.listeners {
+            self.table_info.with_label_values(&[&listener.name, &listener.digest]).set(1);
+        }
+        for group in &status.endpoint_groups {
+            let name = group.name.as_str();
+            self.group_eligible.with_label_values(&[name]).set(i64::from(group.eligible));
+            self.dial.with_label_values(&[name]).set(group.effective_dial);
+            self.bound.with_label_values(&[name]).set(group.failover_bound_seconds);
+            for endpoint in group.endpoints.iter().filter(|endpoint| !endpoint.retired) {
+                for health in ["unknown", "healthy", "unhealthy"] {
+                    let gauge = self.health.with_label_values(&[name, &endpoint.name, health]);
+                    gauge.set(i64::from(endpoint.health == health));
+                }
+                self.weight.with_label_values(&[name, &endpoint.name]).set(endpoint.effective_weight);
+            }
+        }
+    }
+}

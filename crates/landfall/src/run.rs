@@ -1,0 +1,202 @@
+//! `landfall run`: everything wired together, from the config to the last flow.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use edge_listener::{Edge, PassiveObserver, Routes, StartError, settings::EdgeSettings};
+use endpoint_group::EndpointId;
+use health_checker::{Checker, NetProber, checker};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{self, SignalKind},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use crate::{
+    admin::{self, AdminError},
+    config::{Config, Host},
+    control::{
+        driver::{self, Control, Loop},
+        endpoints::Exhausted,
+        state::State,
+    },
+    control_socket::ControlSocket,
+    metrics::Metrics,
+};
+
+/// Threads of the control plane: one may rebuild tables while the other probes and answers.
+const CONTROL_THREADS: usize = 2;
+
+/// The edge could not start. Nothing is left bound.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Forwarding could not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The admin address could not be had.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// Too many endpoints.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// Two instruments have one name.
+    #[error("cannot register the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The control plane's threads could not be set up.
+    #[error("cannot start the control plane: {0}; check the limits on threads and descriptors")]
+    Runtime(io::Error),
+    /// Signals could not be listened for.
+    #[error("cannot listen for signals: {0}")]
+    Signals(io::Error),
+}
+
+struct ProbeAtOnce(Checker);
+
+impl PassiveObserver for ProbeAtOnce {
+    fn failed(&self, endpoint: EndpointId) {
+        self.0.observe(endpoint);
+    }
+}
+
+/// A running edge with its control plane. Dropping it stops both.
+pub struct Accelerator {
+    edge: Edge,
+    control: Control,
+    metrics: Metrics,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Accelerator {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Accelerator {
+    /// Starts `config` on this runtime. `path` is where a reload reads.
+    pub async fn start(config: Config, host: Host, path: Option<PathBuf>) -> Result<Self, RunError> {
+        let admin = admin::bind(config.edge.admin).await?;
+        let settings = EdgeSettings {
+            static_ips: config.edge.announce.clone(),
+            hash_seed: config.hash_seed,
+            workers: config.edge.workers,
+            listeners: config.listeners.iter().map(|listener| listener.settings.clone()).collect(),
+        };
+        let edge_name = config.edge.name.clone();
+        let socket_path = config.edge.control.clone();
+        let state = State::new(config, Instant::now().into_std())?;
+        let routes = Arc::new(Routes::new(state.table()));
+        let (checker, probes, reports) = checker(NetProber, fastrand::Rng::new());
+        let observer = Arc::new(ProbeAtOnce(checker.clone()));
+        let edge = Edge::start(settings, Arc::clone(&routes), observer)?;
+        let books = Arc::clone(edge.books());
+        let metrics = Metrics::new(&books, edge_name.as_str())?;
+        let (control, commands) = driver::control();
+        let control_loop = Loop { config_path: path, host, state, routes, checker, reports, books, metrics: metrics.clone() };
+        let mut tasks = vec![
+            tokio::spawn(async move {
+                probes.run().await;
+            }),
+            tokio::spawn(control_loop.run(commands)),
+            tokio::spawn(admin::serve(admin, control.clone(), metrics.clone())),
+        ];
+        match ControlSocket::bind(&socket_path).await {
+            Ok(socket) => tasks.push(tokio::spawn(socket.serve(control.clone()))),
+            // Forwarding matters more; SIGHUP still reloads.
+            Err(error) => tracing::warn!("{error}"),
+        }
+        Ok(Self { edge, control, metrics, tasks })
+    }
+
+    /// The handle to its control loop.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Its instruments.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Takes no new flow, and waits for those it has: until the last has ended, or until `give_up` resolves, which resets the rest.
+    pub async fn drain(mut self, give_up: impl Future<Output = ()>) {
+        self.control.drain().await;
+        self.edge.drain();
+        let workers = self.edge.workers();
+        let mut drained = tokio::task::spawn_blocking(|| workers.join());
+        tokio::select! {
+            _ = &mut drained => {}
+            () = give_up => {
+                self.edge.stop();
+                // Err: a worker's thread panicked, and has said so on stderr.
+                let _ = drained.await;
+            }
+        }
+    }
+}
+
+/// Runs the edge until a signal ends it: SIGTERM or SIGINT drains for `drain_timeout`, a second one stops at once, SIGHUP reloads.
+pub fn run(config: Config, host: Host, path: PathBuf) -> Result<(), RunError> {
+    runtime()?.block_on(async {
+        let mut signals = Signals::new().map_err(RunError::Signals)?;
+        let (edge, drain_timeout) = (config.edge.name.clone(), config.edge.drain_timeout);
+        let accelerator = Accelerator::start(config, host, Some(path)).await?;
+        tracing::info!(edge = edge.as_str(), version = env!("CARGO_PKG_VERSION"), "serving");
+        loop {
+            match signals.next().await {
+                // The loop logs what came of it.
+                Signal::Reload => drop(accelerator.control().reload().await),
+                Signal::End => break,
+            }
+        }
+        tracing::info!(?drain_timeout, "draining; a second signal stops at once");
+        let give_up = async {
+            let again = async { while signals.next().await != Signal::End {} };
+            tokio::select! {
+                () = again => tracing::warn!("stopping at once"),
+                () = tokio::time::sleep(drain_timeout) => tracing::warn!("drain_timeout is over; resetting what is left"),
+            }
+        };
+        accelerator.drain(give_up).await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    Reload,
+    End,
+}
+
+struct Signals {
+    hangup: unix::Signal,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: unix::signal(SignalKind::hangup())?,
+            terminate: unix::signal(SignalKind::terminate())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.hangup.recv() => Signal::Reload,
+            _ = self.terminate.recv() => Signal::End,
+            _ = self.interrupt.recv() => Signal::End,
+        }
+    }
+}
+
+/// The runtime of the control plane.
+pub fn runtime() -> Result<Runtime, RunError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(CONTROL_THREADS).thread_name("control").enable_all().build().map_err(RunError::Runtime)
+}
