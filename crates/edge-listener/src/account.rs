@@ -145,7 +145,7 @@ impl Books {
     pub fn new(listeners: Vec<Name>, workers: usize) -> Arc<Self> {
         let row = || listeners.iter().map(|_| Default::default()).collect();
         let workers = (0..workers).map(|_| row()).collect();
-        let descs = FAMILIES.iter().filter_map(Family::desc).collect();
+        let descs = FAMILIES.iter().chain(std::iter::once(&ENDPOINT_ACTIVE)).filter_map(Family::desc).collect();
         Arc::new(Self { listeners, workers, endpoints: DashMap::new(), overflow: Overflow::default(), descs })
     }
 

@@ -6,6 +6,8 @@ use arc_swap::{ArcSwap, Guard};
 use endpoint_group::{Affinity, EndpointId, FlowHasher, FlowKey, RoutingTable, Slot};
 use tokio::sync::watch;
 
+use crate::settings::OnUnhealthy;
+
 /// The published routing table. One writer publishes, any thread reads without waiting.
 #[derive(Debug)]
 pub struct Routes {
@@ -42,9 +44,10 @@ impl Routes {
         self.load().listeners.get(listener)?.choose(slot)
     }
 
-    /// Whether the flows of `listener` must leave `endpoint`.
-    pub(crate) fn must_leave(&self, listener: usize, endpoint: EndpointId) -> bool {
-        self.load().listeners.get(listener).is_some_and(|table| table.must_leave(endpoint))
+    /// Whether the flows of `listener`, which does `on_unhealthy`, must leave `endpoint`.
+    pub(crate) fn must_leave(&self, listener: usize, endpoint: EndpointId, on_unhealthy: OnUnhealthy) -> bool {
+        let keep = on_unhealthy == OnUnhealthy::Keep;
+        self.load().listeners.get(listener).is_some_and(|table| table.must_leave(endpoint, keep))
     }
 
     /// The next endpoint in the rank of `slot` that is not among `tried`.

@@ -20,7 +20,7 @@ use crate::{
     limits::FlowLimits,
     reasons::CloseReason,
     routes::{Classifier, Routes},
-    settings::{EdgeSettings, OnUnhealthy},
+    settings::EdgeSettings,
     tcp, udp,
 };
 
@@ -134,14 +134,12 @@ impl Worker {
     async fn sweep(&self) {
         loop {
             let leaving = {
-                let table = self.shared.routes.load();
-                let kills = self.kills.borrow();
+                let Shared { settings, routes, .. } = &*self.shared;
                 let leave = |&&(listener, endpoint): &&(usize, EndpointId)| {
-                    let tcp = self.shared.settings.listeners[listener].tcp.as_ref();
-                    tcp.is_some_and(|tcp| tcp.on_unhealthy == OnUnhealthy::Leave)
-                        && table.listeners.get(listener).is_some_and(|table| table.must_leave(endpoint))
+                    let tcp = settings.listeners[listener].tcp.as_ref();
+                    tcp.is_some_and(|tcp| routes.must_leave(listener, endpoint, tcp.on_unhealthy))
                 };
-                kills.keys().find(leave).copied()
+                self.kills.borrow().keys().find(leave).copied()
             };
             let Some(key) = leaving else { return };
             self.kill(key, CloseReason::EndpointGone);

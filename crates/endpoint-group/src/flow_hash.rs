@@ -126,6 +126,18 @@ impl FlowHasher {
         hasher.finish()
     }
 
+    /// Names all that decides a flow besides its addresses: this seed, the affinity and the table that `answers` is the digest of.
+    /// Equal on two edges exactly when they place every flow alike.
+    pub fn digest(&self, affinity: Affinity, answers: u64) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.seed, KEY_TAIL);
+        hasher.write(match affinity {
+            Affinity::None => b"none",
+            Affinity::SourceIp => b"source_ip",
+        });
+        hasher.write(&answers.to_le_bytes());
+        hasher.finish()
+    }
+
     /// The slot of a flow.
     pub fn slot(&self, flow: &FlowKey, affinity: Affinity) -> Slot {
         Slot::of(self.hash(flow, affinity))

@@ -18,6 +18,7 @@ pub mod flow_hash;
 pub mod model;
 pub mod name;
 pub mod plan;
+mod rebuild;
 pub mod rendezvous;
 pub mod table;
 pub mod view;

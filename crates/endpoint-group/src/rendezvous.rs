@@ -39,11 +39,18 @@ impl NameKey {
 
     /// The draw of this name for `slot`: SplitMix64 (Steele, Lea, Flood 2014) at `key + slot × golden ratio`.
     pub const fn draw(self, slot: Slot) -> u64 {
-        let mut z = self.0.wrapping_add((slot.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mix(self.0.wrapping_add(offset(slot)))
     }
+}
+
+const fn offset(slot: Slot) -> u64 {
+    (slot.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+const fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// Fractional bits of a [`cost`].
@@ -102,15 +109,20 @@ pub struct Candidate {
     pub weight: u32,
 }
 
+/// What a candidate offers for one slot.
 #[derive(Clone, Copy)]
-struct Bid {
-    candidate: Candidate,
+pub(crate) struct Bid {
+    pub candidate: Candidate,
     draw: u64,
 }
 
 impl Bid {
+    pub fn new(candidate: Candidate, slot: Slot) -> Self {
+        Self { candidate, draw: candidate.key.draw(slot) }
+    }
+
     /// Total order of bids for one slot: weight over cost, compared crosswise to stay in integers (12 + 51 bits); then draw, then name.
-    fn compare(&self, other: &Self) -> Ordering {
+    pub fn compare(&self, other: &Self) -> Ordering {
         let mine = u64::from(self.candidate.weight) * cost(other.draw);
         let theirs = u64::from(other.candidate.weight) * cost(self.draw);
         mine.cmp(&theirs).then(self.draw.cmp(&other.draw)).then(self.candidate.key.cmp(&other.candidate.key))
@@ -122,36 +134,54 @@ impl Bid {
 /// Among equal weights the highest draw wins without a logarithm, so a slot costs one multiplication chain per endpoint and one
 /// logarithm per distinct weight.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Candidates(Vec<Candidate>);
+pub struct Candidates {
+    list: Vec<Candidate>,
+    /// The keys of `list` alone, close together: a table build reads them 65,536 times.
+    keys: Vec<u64>,
+    /// Where each weight begins in `list`, and the end.
+    bounds: Vec<usize>,
+}
 
 impl Candidates {
     /// Keeps those with weight > 0; the order given has no effect on any choice.
     pub fn new(candidates: impl IntoIterator<Item = Candidate>) -> Self {
         let mut list: Vec<_> = candidates.into_iter().filter(|c| c.weight > 0).collect();
         list.sort_by_key(|c| (c.weight, c.key, c.id));
-        Self(list)
+        let keys = list.iter().map(|c| c.key.get()).collect();
+        let mut bounds = vec![0];
+        for class in list.chunk_by(|a, b| a.weight == b.weight) {
+            bounds.push(bounds[bounds.len() - 1] + class.len());
+        }
+        Self { list, keys, bounds }
     }
 
     /// The candidates, by weight, then name key.
     pub fn as_slice(&self) -> &[Candidate] {
-        &self.0
+        &self.list
     }
 
     /// Who takes `slot`; `None` without candidates.
     pub fn winner(&self, slot: Slot) -> Option<EndpointId> {
-        self.0
-            .chunk_by(|a, b| a.weight == b.weight)
-            .filter_map(|class| {
-                let bids = class.iter().map(|&candidate| Bid { candidate, draw: candidate.key.draw(slot) });
-                bids.reduce(|best, bid| if bid.draw >= best.draw { bid } else { best })
-            })
-            .max_by(Bid::compare)
-            .map(|bid| bid.candidate.id)
+        self.best(slot).map(|bid| bid.candidate.id)
+    }
+
+    pub(crate) fn best(&self, slot: Slot) -> Option<Bid> {
+        let offset = offset(slot);
+        let best_of_class = self.bounds.windows(2).map(|class| {
+            let mut best = (0, class[0]);
+            for (index, &key) in (class[0]..).zip(&self.keys[class[0]..class[1]]) {
+                let draw = mix(key.wrapping_add(offset));
+                // Of equal draws the last, which has the highest key.
+                best = if draw >= best.0 { (draw, index) } else { best };
+            }
+            Bid { candidate: self.list[best.1], draw: best.0 }
+        });
+        best_of_class.max_by(Bid::compare)
     }
 
     /// All candidates, the winner of `slot` first, then the order in which they would inherit it.
     pub fn ranking(&self, slot: Slot) -> impl Iterator<Item = EndpointId> + use<> {
-        let mut bids: Vec<_> = self.0.iter().map(|&candidate| Bid { candidate, draw: candidate.key.draw(slot) }).collect();
+        let mut bids: Vec<_> = self.list.iter().map(|&candidate| Bid::new(candidate, slot)).collect();
         bids.sort_by(|a, b| b.compare(a));
         bids.into_iter().map(|bid| bid.candidate.id)
     }

@@ -11,6 +11,7 @@ use siphasher::sip::SipHasher13;
 use crate::{
     EndpointId, Health, Name, PortOverrides, SLOTS, Slot,
     plan::{Plan, Stage},
+    rebuild,
 };
 
 /// An endpoint as a forwarding path needs it.
@@ -51,20 +52,27 @@ pub struct ListenerTable {
     slots: Arc<[u16]>,
     plan: Plan,
     leaving: Box<[EndpointId]>,
+    ending: Box<[EndpointId]>,
 }
 
 impl ListenerTable {
-    /// Answers every slot from `plan`. `leaving`: the endpoints that this listener's existing flows must leave.
-    pub fn build(plan: Plan, mut leaving: Vec<EndpointId>) -> Self {
+    /// Answers every slot from `plan`. No flow must leave any endpoint.
+    pub fn build(plan: Plan) -> Self {
         let slots = Slot::all().map(|slot| plan.choose(slot).map_or(u16::MAX, EndpointId::to_slot)).collect();
-        leaving.sort_unstable();
-        Self { slots, plan, leaving: leaving.into() }
+        Self { slots, plan, leaving: Box::default(), ending: Box::default() }
     }
 
-    /// The same answers with another set of endpoints to leave.
-    pub fn with_leaving(&self, mut leaving: Vec<EndpointId>) -> Self {
+    /// The answers of `plan`, found from these by what changed; equal to those of [`ListenerTable::build`].
+    pub fn rebuild(&self, plan: Plan) -> Self {
+        let slots = rebuild::rebuild(&self.plan, &self.slots, &plan).into();
+        Self { slots, plan, leaving: Box::default(), ending: Box::default() }
+    }
+
+    /// The same answers with other endpoints to leave. `leaving`: for flows that leave a dead endpoint; `ending`: for all flows.
+    pub fn with_leaving(&self, mut leaving: Vec<EndpointId>, mut ending: Vec<EndpointId>) -> Self {
         leaving.sort_unstable();
-        Self { leaving: leaving.into(), ..self.clone() }
+        ending.sort_unstable();
+        Self { leaving: leaving.into(), ending: ending.into(), ..self.clone() }
     }
 
     /// Who takes `slot`; `None` refuses.
@@ -77,14 +85,21 @@ impl ListenerTable {
         self.plan.ranking(slot)
     }
 
-    /// Whether existing flows must leave `endpoint` now, because it is gone and there is somewhere to go.
-    pub fn must_leave(&self, endpoint: EndpointId) -> bool {
-        !self.leaving.is_empty() && self.leaving.binary_search(&endpoint).is_ok()
+    /// Whether existing flows must leave `endpoint` now, and there is somewhere to go: because it is gone, which flows that `keep` to
+    /// their endpoint ignore, or because an operator ends its flows, which none ignores.
+    pub fn must_leave(&self, endpoint: EndpointId, keep: bool) -> bool {
+        let among = |list: &[EndpointId]| !list.is_empty() && list.binary_search(&endpoint).is_ok();
+        among(&self.ending) || (!keep && among(&self.leaving))
     }
 
-    /// The endpoints that existing flows must leave, in order of id.
+    /// The endpoints that existing flows must leave unless they keep to theirs, in order of id.
     pub fn leaving(&self) -> &[EndpointId] {
         &self.leaving
+    }
+
+    /// The endpoints that all existing flows must leave, in order of id.
+    pub fn ending(&self) -> &[EndpointId] {
+        &self.ending
     }
 
     /// The rule in force.

@@ -118,9 +118,8 @@ impl Acceptor {
         flow.pin(&self.worker, id);
         let mut killable = self.worker.killable(self.listener, id);
         let routes = &self.worker.shared.routes;
-        let leave = settings.on_unhealthy == crate::settings::OnUnhealthy::Leave;
         // The table may have changed between the choice and the registration, and the sweep passed by.
-        if leave && routes.must_leave(self.listener, id) {
+        if routes.must_leave(self.listener, id, settings.on_unhealthy) {
             return CloseReason::EndpointGone;
         }
         let relay = relay::Relay {

@@ -23,7 +23,6 @@ use crate::{
     account::Direction,
     flow::OpenFlow,
     reasons::{CloseReason, DropReason, is_descriptors, is_local},
-    settings::OnUnhealthy,
 };
 
 /// Replies of one flow before others get a turn.
@@ -51,8 +50,12 @@ struct Upstream {
 
 /// Opens a flow for `client`; `None` after counting why not.
 pub(crate) fn open(receiver: &Rc<Receiver>, client: SocketAddr) -> Option<Rc<Flow>> {
-    let open = OpenFlow::admit(&receiver.worker, receiver.listener, Protocol::Udp, &receiver.counters, client.ip())?;
     let slot = receiver.classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to: receiver.address });
+    if receiver.worker.shared.routes.choose(receiver.listener, slot).is_none() {
+        receiver.counters.count_drop(DropReason::NoEndpoint);
+        return None;
+    }
+    let open = OpenFlow::admit(&receiver.worker, receiver.listener, Protocol::Udp, &receiver.counters, client.ip())?;
     let upstream = match connect_first(receiver, slot) {
         Ok(upstream) => upstream,
         Err(reason) => {
@@ -81,9 +84,6 @@ pub(crate) fn open(receiver: &Rc<Receiver>, client: SocketAddr) -> Option<Rc<Flo
 /// A socket to the slot's endpoint, or to the next in rank that this host has a route to.
 fn connect_first(receiver: &Receiver, slot: Slot) -> Result<Upstream, DropReason> {
     let shared = &receiver.worker.shared;
-    if shared.routes.choose(receiver.listener, slot).is_none() {
-        return Err(DropReason::NoEndpoint);
-    }
     let mut tried = Vec::new();
     while tried.len() < ATTEMPTS {
         let Some(endpoint) = shared.routes.next(receiver.listener, slot, &tried) else { break };
@@ -116,9 +116,8 @@ impl Flow {
     /// Hands a client's datagram to the flow's endpoint, or to the present choice if it must leave that one.
     pub fn forward(&self, receiver: &Receiver, datagram: &[u8]) {
         self.last.set(Instant::now());
-        let leaves = receiver.settings.on_unhealthy == OnUnhealthy::Leave;
         let endpoint = self.upstream.borrow().endpoint;
-        if leaves && receiver.worker.shared.routes.must_leave(receiver.listener, endpoint) {
+        if receiver.worker.shared.routes.must_leave(receiver.listener, endpoint, receiver.settings.on_unhealthy) {
             self.leave(receiver, endpoint);
         }
         let upstream = self.upstream.borrow();
@@ -146,7 +145,7 @@ impl Flow {
         match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOBUFS) => DropReason::EndpointBufferFull,
             Some(libc::EMSGSIZE) => DropReason::TooBig,
-            Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH) => {
+            Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EPERM | libc::EACCES) => {
                 receiver.worker.shared.observer.failed(endpoint);
                 DropReason::EndpointRefused
             }

@@ -167,7 +167,7 @@ impl Named {
     }
 
     pub fn table(&self) -> ListenerTable {
-        ListenerTable::build(self.plan.clone(), Vec::new())
+        ListenerTable::build(self.plan.clone())
     }
 
     pub fn digest(&self) -> u64 {
