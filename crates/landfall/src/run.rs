@@ -144,16 +144,17 @@ pub fn run(config: Config, host: Host, path: PathBuf) -> Result<(), RunError> {
         let (edge, drain_timeout) = (config.edge.name.clone(), config.edge.drain_timeout);
         let accelerator = Accelerator::start(config, host, Some(path)).await?;
         tracing::info!(edge = edge.as_str(), version = env!("CARGO_PKG_VERSION"), "serving");
-        loop {
-            match signals.next().await {
-                // The loop logs what came of it.
-                Signal::Reload => drop(accelerator.control().reload().await),
-                Signal::End => break,
-            }
+        while signals.next().await == Signal::Reload {
+            // The loop logs what came of it.
+            drop(accelerator.control().reload().await);
         }
         tracing::info!(?drain_timeout, "draining; a second signal stops at once");
         let give_up = async {
-            let again = async { while signals.next().await != Signal::End {} };
+            let again = async {
+                while signals.next().await != Signal::End {
+                    tracing::info!("draining: SIGHUP reloads nothing any more");
+                }
+            };
             tokio::select! {
                 () = again => tracing::warn!("stopping at once"),
                 () = tokio::time::sleep(drain_timeout) => tracing::warn!("drain_timeout is over; resetting what is left"),

@@ -157,13 +157,13 @@ fn about(share: f64, expected: f64) {
 fn nothing_is_served_before_every_endpoint_has_a_verdict_or_one_is_healthy() {
     let mut world = World::new(CONFIG);
     assert_eq!(world.stage().as_str(), "refuse_not_ready");
-    assert!(!world.state.has_all_verdicts());
+    assert_eq!(world.state.awaited().count(), 3);
     world.dies("eu-1");
     assert_eq!(world.stage().as_str(), "refuse_not_ready", "fail-open needs a verdict on every endpoint");
     world.result("eu-2", true, 2);
     assert_eq!(world.stage(), Stage::Eligible);
     world.result("us-1", true, 2);
-    assert!(world.state.has_all_verdicts());
+    assert_eq!(world.state.awaited().count(), 0);
     about(world.share("eu-2"), 100.0);
 }
 
@@ -174,7 +174,9 @@ fn a_recovered_endpoint_is_held_and_then_ramps_to_its_whole_share() {
     about(world.share("eu-1"), 0.0);
     world.at(2_000).comes_back("eu-1");
     // Held for 5 s, then tenths of its weight of 128 beside the other's whole 128.
-    for (ms, weight) in [(2_000, 0.0), (6_999, 0.0), (7_000, 12.8), (9_000, 25.6), (12_000, 64.0), (16_999, 115.2), (17_000, 128.0)] {
+    for (ms, weight) in
+        [(2_000, 0.0), (6_999, 0.0), (7_000, 12.8), (9_000, 25.6), (12_000, 64.0), (16_999, 115.2), (17_000, 128.0)]
+    {
         about(world.at(ms).share("eu-1"), 100.0 * weight / (weight + 128.0));
         about(world.share("us-1"), 0.0);
     }

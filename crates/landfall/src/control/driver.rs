@@ -134,7 +134,11 @@ impl Loop {
                     self.check_locality(&mut around);
                     continue;
                 }
-                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => Vec::new(),
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    // Among what time changes is that a retired endpoint is probed no more.
+                    self.set_targets();
+                    Vec::new()
+                }
             };
             self.publish(&transitions);
         }
@@ -176,7 +180,8 @@ impl Loop {
         let (group, endpoint) = (entry.target.group.as_str(), entry.target.name.as_str());
         let (from, to, reason) = (transition.from.as_str(), transition.to.as_str(), transition.reason);
         tracing::info!(endpoint, endpoint_group = group, probe = %entry.probe, from, to, reason, "endpoint changed health");
-        if transition.to == Health::Unhealthy {
+        // One that was dead from the start has failed over from nowhere.
+        if (transition.from, transition.to) == (Health::Healthy, Health::Unhealthy) {
             self.metrics.failover(group, endpoint, transition.took.map(|took| took + publishing));
         }
     }

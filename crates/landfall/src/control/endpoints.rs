@@ -26,12 +26,23 @@ pub enum Membership {
         group: usize,
         /// Its weight there.
         weight: Weight,
+        /// The weight that an operator set, in force until the one in the config changes.
+        set: Option<Weight>,
+        /// An operator's order to take no new flows.
+        drain: Option<Drain>,
     },
     /// It left the config, or its name moved to another address; its flows may go on until then.
     Retired {
         /// When they must leave.
         leaves: Instant,
     },
+}
+
+/// An operator's order to take no new flows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// When the flows that are left must leave; `None` lets them end by themselves.
+    pub ends: Option<Instant>,
 }
 
 /// What this edge knows of one endpoint.
@@ -76,11 +87,19 @@ impl Entry {
         TableEndpoint { target: Arc::clone(&self.target), health: self.snapshot.health }
     }
 
-    /// Its weight in the config; 0 once retired.
+    /// The weight in force: an operator's, else the config's; 0 while it drains and once retired.
     pub fn weight(&self) -> Weight {
         match self.membership {
-            Membership::Member { weight, .. } => weight,
-            Membership::Retired { .. } => Weight::ZERO,
+            Membership::Member { drain: None, set, weight, .. } => set.unwrap_or(weight),
+            Membership::Member { drain: Some(_), .. } | Membership::Retired { .. } => Weight::ZERO,
+        }
+    }
+
+    /// Whether its flows must leave whatever its health: its time as a retired or draining endpoint is over.
+    pub fn is_over(&self, now: Instant) -> bool {
+        match self.membership {
+            Membership::Member { drain, .. } => drain.and_then(|drain| drain.ends).is_some_and(|ends| ends <= now),
+            Membership::Retired { leaves } => leaves <= now,
         }
     }
 
@@ -136,10 +155,7 @@ impl Endpoints {
 
     /// Whether there is an endpoint that flows might have to leave.
     pub fn any_to_leave(&self, now: Instant) -> bool {
-        self.entries.iter().any(|entry| match entry.membership {
-            Membership::Retired { leaves } if leaves <= now => true,
-            _ => entry.snapshot.health == Health::Unhealthy,
-        })
+        self.entries.iter().any(|entry| entry.is_over(now) || entry.snapshot.health == Health::Unhealthy)
     }
 
     /// Takes over `config`: an endpoint keeps its id and what is known of it as long as its name keeps its address; what left the
@@ -160,17 +176,22 @@ impl Endpoints {
                     port: endpoint.port,
                     port_overrides: Arc::clone(&overrides),
                 });
-                let membership = Membership::Member { group: index, weight: endpoint.weight };
                 let probe = group.probe_address(endpoint);
                 let known = next.member(&endpoint.name, endpoint.ip, endpoint.port);
                 let id = match known {
                     Some(id) => {
                         let entry = &mut next.entries[id.index()];
+                        let (set, drain) = match entry.membership {
+                            Membership::Member { weight, set, drain, .. } => (set.filter(|_| weight == endpoint.weight), drain),
+                            Membership::Retired { .. } => (None, None),
+                        };
+                        let membership = Membership::Member { group: index, weight: endpoint.weight, set, drain };
                         *entry = Entry { target, membership, probe, check: Arc::clone(&check), ..entry.clone() };
                         id
                     }
                     None => {
                         let id = EndpointId::new(next.entries.len()).ok_or(Exhausted)?;
+                        let membership = Membership::Member { group: index, weight: endpoint.weight, set: None, drain: None };
                         next.entries.push(unknown(id, target, membership, probe, Arc::clone(&check), now));
                         id
                     }
@@ -190,6 +211,30 @@ impl Endpoints {
     fn member(&self, name: &Name, ip: IpAddr, port: Option<u16>) -> Option<EndpointId> {
         let same = |e: &&Entry| e.is_member() && e.target.name == *name && e.target.ip == ip && e.target.port == port;
         self.entries.iter().find(same).map(|entry| entry.id)
+    }
+
+    /// The member of this name.
+    pub fn named(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.is_member() && entry.target.name.as_str() == name)
+    }
+
+    /// Changes what an operator may change of a member; whether there is one of this name.
+    pub fn order(&mut self, name: &str, change: impl FnOnce(&mut Option<Weight>, &mut Option<Drain>)) -> bool {
+        let Some(id) = self.named(name).map(|entry| entry.id) else { return false };
+        if let Membership::Member { set, drain, .. } = &mut self.entries[id.index()].membership {
+            change(set, drain);
+        }
+        true
+    }
+
+    /// Makes the health of an endpoint what it would be after enough probes, without any.
+    pub fn assume(&mut self, id: EndpointId, health: Health, now: Instant) {
+        let entry = &mut self.entries[id.index()];
+        let from = std::mem::replace(&mut entry.snapshot.health, health);
+        if from != health {
+            entry.snapshot.since = now;
+            entry.recovered = (from == Health::Unhealthy && health == Health::Healthy).then_some(now);
+        }
     }
 
     /// Takes in a probe's result; the change of health it made, if any. Results for an address that is probed no more are ignored.

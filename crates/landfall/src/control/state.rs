@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 use endpoint_group::{
-    EndpointId, Health, ListenerTable, Name, RoutingTable,
+    EndpointId, Health, ListenerTable, Name, RoutingTable, Weight,
     evict::{self, Evidence},
     failback::RampStep,
     model::FailbackPolicy,
@@ -13,7 +13,7 @@ use endpoint_group::{
 };
 use health_checker::{Report, Target};
 
-use super::endpoints::{Endpoints, Entry, Exhausted, Membership, Transition};
+use super::endpoints::{Drain, Endpoints, Entry, Exhausted, Membership, Transition};
 use crate::config::{Config, Listener};
 
 /// How many other endpoints are asked whether they are alive when one fails; one answer is enough, and a mass of probes would hurt.
@@ -30,6 +30,15 @@ enum Standing {
     Out,
 }
 
+/// How flows leave an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Departure {
+    /// Unless they keep to theirs.
+    Leave,
+    /// All of them.
+    End,
+}
+
 /// The state of the control loop.
 #[derive(Debug)]
 pub struct State {
@@ -39,6 +48,8 @@ pub struct State {
     tables: Vec<Arc<ListenerTable>>,
     views: Vec<GroupView>,
     generation: u64,
+    /// Every endpoint of the first configuration has had its first result.
+    started: bool,
     /// Something happened that the plans depend on.
     replan: bool,
     /// When time alone changes the plans next.
@@ -52,7 +63,8 @@ impl State {
         endpoints.apply(&config, now, now)?;
         let standings = vec![Standing::Fresh; config.endpoint_groups.len()];
         let (tables, views) = (Vec::new(), Vec::new());
-        let mut state = Self { config, endpoints, standings, tables, views, generation: 0, replan: true, due: None };
+        let mut state =
+            Self { config, endpoints, standings, tables, views, generation: 0, started: false, replan: true, due: None };
         state.rebuild(now);
         Ok(state)
     }
@@ -94,16 +106,38 @@ impl State {
         Ok(())
     }
 
+    /// Sets the weight of an endpoint until the one in the config changes; `None` goes back to that. Whether there is such an endpoint.
+    pub fn set_weight(&mut self, endpoint: &str, weight: Option<Weight>) -> bool {
+        self.replan = true;
+        self.endpoints.order(endpoint, |set, _| *set = weight)
+    }
+
+    /// Lets an endpoint take no new flows, or again. Whether there is such an endpoint.
+    pub fn set_drain(&mut self, endpoint: &str, order: Option<Drain>) -> bool {
+        self.replan = true;
+        self.endpoints.order(endpoint, |_, drain| *drain = order)
+    }
+
+    /// Makes the health of an endpoint what it would be after enough probes, without any: for looking ahead, not for serving.
+    pub fn assume(&mut self, id: EndpointId, health: Health, now: Instant) {
+        self.endpoints.assume(id, health, now);
+        self.replan = true;
+    }
+
     /// Takes in a probe's result.
     pub fn report(&mut self, report: &Report) -> Option<Transition> {
         let transition = self.endpoints.report(report);
         self.replan |= transition.is_some();
+        let waiting = self.awaited().next().is_some();
+        self.started |= !waiting;
         transition
     }
 
-    /// Whether every endpoint has had its first result.
-    pub fn has_all_verdicts(&self) -> bool {
-        self.members().all(|entry| entry.snapshot.health != Health::Unknown)
+    /// The endpoints whose first result the edge waits for before it is ready. None any more once it was: an endpoint that a reload
+    /// adds takes no flows before its first result, but the others go on.
+    pub fn awaited(&self) -> impl Iterator<Item = &Entry> {
+        let unknown = self.members().filter(|entry| entry.snapshot.health == Health::Unknown);
+        unknown.filter(|_| !self.started)
     }
 
     fn members(&self) -> impl Iterator<Item = &Entry> {
@@ -156,7 +190,11 @@ impl State {
 
     fn next_change(&self, now: Instant) -> Option<Instant> {
         let endpoints = self.endpoints.entries().iter().filter_map(|entry| match entry.membership {
-            Membership::Member { group, .. } => next_step(&self.policy(group), entry.recovered?, now),
+            Membership::Member { group, drain, .. } => {
+                let ends = drain.and_then(|drain| drain.ends).filter(|&ends| ends > now);
+                let step = entry.recovered.and_then(|since| next_step(&self.policy(group), since, now));
+                ends.into_iter().chain(step).min()
+            }
             Membership::Retired { leaves } => Some(leaves).filter(|&leaves| leaves > now),
         });
         let groups = self.standings.iter().enumerate().filter_map(|(group, standing)| match standing {
@@ -178,7 +216,10 @@ impl State {
     /// Brings the tables up to date with what is known at `now`; whether anything changed that forwarding must learn.
     pub fn rebuild(&mut self, now: Instant) -> bool {
         let replan = self.replan || self.due.is_some_and(|due| due <= now);
-        if !replan && !self.endpoints.any_to_leave(now) && self.tables.iter().all(|table| table.leaving().is_empty()) {
+        if !replan
+            && !self.endpoints.any_to_leave(now)
+            && self.tables.iter().all(|table| table.leaving().is_empty() && table.ending().is_empty())
+        {
             return false;
         }
         if replan {
@@ -257,29 +298,35 @@ impl State {
         let plan = Plan::new(&views, listener.when_all_unhealthy);
         match old {
             Some(old) if *old.plan() == plan => Arc::clone(old),
-            _ => Arc::new(ListenerTable::build(plan, Vec::new())),
+            Some(old) => Arc::new(old.rebuild(plan)),
+            None => Arc::new(ListenerTable::build(plan)),
         }
     }
 
     fn with_leaving(&self, table: Arc<ListenerTable>, now: Instant) -> Arc<ListenerTable> {
-        let leaving = self.leaving(&table, now);
-        if table.leaving() == leaving { table } else { Arc::new(table.with_leaving(leaving)) }
+        let mut leaving = Vec::new();
+        let mut ending = Vec::new();
+        for entry in self.endpoints.entries() {
+            match self.departure(&table, entry, now) {
+                Some(Departure::Leave) => leaving.push(entry.id),
+                Some(Departure::End) => ending.push(entry.id),
+                None => {}
+            }
+        }
+        let same = table.leaving() == leaving && table.ending() == ending;
+        if same { table } else { Arc::new(table.with_leaving(leaving, ending)) }
     }
 
-    /// Whom the flows of a listener must leave, in order of id.
-    fn leaving(&self, table: &ListenerTable, now: Instant) -> Vec<EndpointId> {
-        let must_leave = |entry: &&Entry| match (entry.membership, entry.snapshot.health) {
-            (Membership::Retired { leaves }, _) if leaves <= now => {
-                let alive = |(_, evidence): (_, Evidence)| evidence.health == Health::Healthy && evidence.first_bad.is_none();
-                self.alternatives(table, entry.id, now).any(alive)
-            }
-            (_, Health::Unhealthy) => {
-                let alternatives = self.alternatives(table, entry.id, now).map(|(_, evidence)| evidence);
-                evict::must_leave(&entry.evidence(false), alternatives)
-            }
-            _ => false,
-        };
-        self.endpoints.entries().iter().filter(must_leave).map(|entry| entry.id).collect()
+    /// Whether the flows of a listener must leave `entry`.
+    fn departure(&self, table: &ListenerTable, entry: &Entry, now: Instant) -> Option<Departure> {
+        let mut alternatives = self.alternatives(table, entry.id, now).map(|(_, evidence)| evidence);
+        if entry.is_over(now) {
+            let somewhere = alternatives.any(|other| other.health == Health::Healthy && other.first_bad.is_none());
+            let how = if entry.is_member() { Departure::End } else { Departure::Leave };
+            return somewhere.then_some(how);
+        }
+        let dead = entry.snapshot.health == Health::Unhealthy;
+        (dead && evict::must_leave(&entry.evidence(false), alternatives)).then_some(Departure::Leave)
     }
 
     /// The endpoints that would take the flows of `leaving`, with what is known of them. None while the listener fails open.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use edge_listener::account::Books;
-use endpoint_group::{Health, Protocol, failback::RampStep, plan::Stage};
+use endpoint_group::{FlowHasher, Health, Protocol, failback::RampStep, plan::Stage};
 use serde::Serialize;
 
 use super::{
@@ -43,7 +43,7 @@ pub struct ListenerStatus {
     pub flows_active: u64,
     /// The rule under which new flows are placed; see `docs/FAILOVER.md`.
     pub stage: &'static str,
-    /// Of the routing table, in hex: equal on edges that answer alike.
+    /// Of routing table, seed and affinity, in hex: equal on edges that place every flow alike.
     pub digest: String,
     /// Its groups, in order of preference.
     pub endpoint_groups: Vec<String>,
@@ -108,14 +108,16 @@ pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant)
     let table = state.table();
     let name_of = |group: usize| config.endpoint_groups[group].group.name.to_string();
     let mut not_ready = around.not_ready.clone();
-    let unknown = state.endpoints().entries().iter().filter(|e| e.is_member() && e.snapshot.health == Health::Unknown);
-    not_ready.extend(unknown.map(|e| format!("endpoint {} has had no probe result yet", e.target.name)));
+    not_ready.extend(state.awaited().map(|e| format!("endpoint {} has had no probe result yet", e.target.name)));
     let listeners =
         config.listeners.iter().zip(&table.listeners).enumerate().map(|(index, (listener, answers))| ListenerStatus {
             name: listener.settings.name.to_string(),
             flows_active: books.flows_active(index, Protocol::Tcp) + books.flows_active(index, Protocol::Udp),
             stage: answers.stage().as_str(),
-            digest: format!("{:016x}", answers.digest(&table.endpoints)),
+            digest: {
+                let answers = answers.digest(&table.endpoints);
+                format!("{:016x}", FlowHasher::new(config.hash_seed).digest(listener.settings.affinity, answers))
+            },
             endpoint_groups: listener.groups.iter().map(|&group| name_of(group)).collect(),
         });
     let groups = config.endpoint_groups.iter().enumerate().map(|(index, group)| {
