@@ -1,10 +1,14 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
+use endpoint_group::Protocol;
 
-use crate::logging::LogFormat;
+use crate::{
+    commands::{Ask, DrainArgs, StatusArgs, UndrainArgs, WeightArgs},
+    logging::LogFormat,
+};
 
 /// A self-hosted global accelerator: two static IPs, TCP and UDP forwarded to the nearest healthy, weighted endpoint.
 #[derive(Debug, Parser)]
@@ -24,8 +28,20 @@ pub enum Command {
     Run(RunArgs),
     /// Read a config and print every error in it, or what it means and how fast its groups fail over.
     Check(CheckArgs),
-    /// Tell a running edge to read its config again.
-    Reload(ReloadArgs),
+    /// Print which endpoint a flow goes to, and why, from a config alone: every endpoint is taken for healthy but those of --down.
+    Explain(ExplainArgs),
+    /// Print who would take which share, and what would move, if endpoints died or came back; from a config alone.
+    Simulate(SimulateArgs),
+    /// Show what a running edge knows and does.
+    Status(StatusArgs),
+    /// Set an endpoint's weight on a running edge, until the one in its file changes.
+    Weight(WeightArgs),
+    /// No new flows for an endpoint; or, for the edge, say that it is not ready.
+    Drain(DrainArgs),
+    /// Take a drain back.
+    Undrain(UndrainArgs),
+    /// Tell a running edge to read its config again, and show what that changed.
+    Reload(Ask),
     /// An endpoint of `landfall try`.
     #[command(hide = true)]
     Echo(EchoArgs),
@@ -61,12 +77,55 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
-/// Of `reload`.
+/// Of `explain`.
 #[derive(Debug, Args)]
-pub struct ReloadArgs {
-    /// The control socket of the edge: `edge.control` in its config.
-    #[arg(long, value_name = "SOCKET", default_value = "/run/landfall/control.sock")]
-    pub control: PathBuf,
+pub struct ExplainArgs {
+    /// The config file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Address and port of the client, such as 203.0.113.9:5555; an IPv6 address stands in brackets.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub client: SocketAddr,
+    /// The static IP and port that the client addresses.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub to: SocketAddr,
+    /// What the client speaks.
+    #[arg(long, value_parser = PossibleValuesParser::new(["tcp", "udp"]).map(|word| protocol(&word)))]
+    pub protocol: Protocol,
+    /// Endpoints to take for dead; the name of a group stands for all of its endpoints.
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub down: Vec<String>,
+    /// Print JSON, for scripts.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn protocol(word: &str) -> Protocol {
+    if word == "tcp" { Protocol::Tcp } else { Protocol::Udp }
+}
+
+/// Of `simulate`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["down", "scenario"]).required(true))]
+pub struct SimulateArgs {
+    /// The config file.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// How many flows to make up, spread evenly over listeners, protocols, static IPs and ports.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub flows: u64,
+    /// Endpoints that die; the name of a group stands for all of its endpoints.
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub down: Vec<String>,
+    /// A TOML file of what happens and when; see docs/OPERATIONS.md.
+    #[arg(long, value_name = "FILE")]
+    pub scenario: Option<PathBuf>,
+    /// What the flows are drawn from; the same seed gives the same output.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Print JSON, for scripts.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `echo`.

@@ -6,6 +6,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use crate::control::driver::Control;
+use crate::control::{
+    driver::{Control, Order},
+    status::Status,
+};
 
 /// Longest line taken, in bytes.
 const LINE: u64 = 64 << 10;
@@ -25,15 +29,51 @@ const LINE: u64 = 64 << 10;
 pub enum Request {
     /// Read the configuration file again.
     Reload,
+    /// What `/status` says.
+    Status,
+    /// Set an endpoint's weight.
+    Weight {
+        /// Its name.
+        endpoint: String,
+        /// 0 to 255.
+        weight: u8,
+    },
+    /// Take no new flows: an endpoint, or without one the edge.
+    Drain {
+        /// Its name.
+        #[serde(default)]
+        endpoint: Option<String>,
+        /// Milliseconds after which the flows that are left must leave the endpoint.
+        #[serde(default)]
+        reset_after_ms: Option<u64>,
+    },
+    /// Take new flows again: an endpoint, or without one the edge.
+    Undrain {
+        /// Its name.
+        #[serde(default)]
+        endpoint: Option<String>,
+    },
 }
 
 /// What is answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
     /// Whether it was done.
     pub ok: bool,
     /// What was done, or why not.
     pub message: String,
+    /// The answer to [`Request::Status`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+}
+
+impl<E: std::fmt::Display> From<Result<String, E>> for Answer {
+    fn from(result: Result<String, E>) -> Self {
+        match result {
+            Ok(message) => Self { ok: true, message, status: None },
+            Err(error) => Self { ok: false, message: error.to_string(), status: None },
+        }
+    }
 }
 
 /// The control socket could not be had, or not asked.
@@ -105,7 +145,7 @@ impl ControlSocket {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept on the control socket");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
         }
@@ -117,11 +157,8 @@ async fn converse(stream: UnixStream, control: Control) {
     let mut lines = BufReader::new(read.take(LINE)).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let answer = match serde_json::from_str(&line) {
-            Ok(Request::Reload) => match control.reload().await {
-                Ok(message) => Answer { ok: true, message },
-                Err(error) => Answer { ok: false, message: error.to_string() },
-            },
-            Err(error) => Answer { ok: false, message: format!("not a command: {error}") },
+            Ok(request) => answer(request, &control).await,
+            Err(error) => Err::<String, _>(format!("not a command: {error}")).into(),
         };
         let Ok(mut text) = serde_json::to_vec(&answer) else { return };
         text.push(b'\n');
@@ -129,6 +166,25 @@ async fn converse(stream: UnixStream, control: Control) {
             return;
         }
     }
+}
+
+async fn answer(request: Request, control: &Control) -> Answer {
+    let order = match request {
+        Request::Reload => return control.reload().await.into(),
+        Request::Status => {
+            let status = control.status().await;
+            let message = if status.is_some() { "" } else { "the edge is stopping" };
+            return Answer { ok: status.is_some(), message: message.to_owned(), status };
+        }
+        Request::Weight { endpoint, weight } => Order::Weight { endpoint, weight },
+        Request::Drain { endpoint: Some(endpoint), reset_after_ms } => {
+            Order::DrainEndpoint { endpoint, reset_after: reset_after_ms.map(Duration::from_millis) }
+        }
+        Request::Drain { endpoint: None, .. } => Order::DrainEdge,
+        Request::Undrain { endpoint: Some(endpoint) } => Order::UndrainEndpoint { endpoint },
+        Request::Undrain { endpoint: None } => Order::UndrainEdge,
+    };
+    control.order(order).await.into()
 }
 
 /// Asks the edge whose control socket is at `path`.

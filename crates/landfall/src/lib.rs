@@ -3,10 +3,13 @@
 pub mod admin;
 pub mod check;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod control;
 pub mod control_socket;
 pub mod demo;
+pub mod explain;
 pub mod logging;
 pub mod metrics;
 pub mod run;
+pub mod simulate;

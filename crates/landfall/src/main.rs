@@ -1,14 +1,16 @@
 //! The `landfall` command.
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use landfall::{
     check,
-    cli::{Cli, Command, ReloadArgs, RunArgs},
+    cli::{Cli, Command, RunArgs},
+    commands,
     config::{Config, Host, LoadError},
-    control_socket::{self, Request},
-    demo, logging, run,
+    demo,
+    explain::{self, what_if::WhatIfError},
+    logging, run, simulate,
 };
 
 fn main() -> ExitCode {
@@ -21,8 +23,37 @@ fn main() -> ExitCode {
             print!("{}", outcome.text);
             ExitCode::from(outcome.status)
         }
-        Command::Reload(args) => reload(&args),
+        Command::Status(args) => commands::status(&args),
+        Command::Weight(args) => commands::weight(args),
+        Command::Drain(args) => commands::drain(args),
+        Command::Undrain(args) => commands::undrain(args),
+        Command::Reload(ask) => commands::reload(&ask),
+        Command::Explain(args) => print_answer(explain::offline(&args, now())),
+        Command::Simulate(args) => print_answer(simulate::offline(&args, now())),
         Command::Echo(args) => finish(demo::echo::run(&args.name)),
+    }
+}
+
+/// Where the time of an imagined edge begins; only differences matter.
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn print_answer(answer: Result<String, WhatIfError>) -> ExitCode {
+    match answer {
+        Ok(text) => {
+            // Err: whoever reads has read enough.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error @ (WhatIfError::Config(_) | WhatIfError::Scenario(_))) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_status())
+        }
+        Err(error) => {
+            eprintln!("landfall: {error}");
+            ExitCode::from(error.exit_status())
+        }
     }
 }
 
@@ -54,26 +85,6 @@ fn serve(args: RunArgs) -> ExitCode {
                 LoadError::Read { .. } => check::EXIT_NO_INPUT,
                 LoadError::Invalid { .. } => check::EXIT_CONFIG,
             })
-        }
-    }
-}
-
-fn reload(args: &ReloadArgs) -> ExitCode {
-    let asked = run::runtime().map_err(|error| error.to_string()).and_then(|runtime| {
-        runtime.block_on(control_socket::ask(&args.control, &Request::Reload)).map_err(|error| error.to_string())
-    });
-    match asked {
-        Ok(answer) if answer.ok => {
-            println!("reloaded: {}", answer.message);
-            ExitCode::SUCCESS
-        }
-        Ok(answer) => {
-            eprintln!("landfall: reload refused, the old configuration stays in force:\n{}", answer.message);
-            ExitCode::from(check::EXIT_CONFIG)
-        }
-        Err(error) => {
-            eprintln!("landfall: {error}");
-            ExitCode::FAILURE
         }
     }
 }

@@ -122,7 +122,7 @@ impl Accelerator {
 
     /// Takes no new flow, and waits for those it has: until the last has ended, or until `give_up` resolves, which resets the rest.
     pub async fn drain(mut self, give_up: impl Future<Output = ()>) {
-        self.control.drain().await;
+        self.control.stop().await;
         self.edge.drain();
         let workers = self.edge.workers();
         let mut drained = tokio::task::spawn_blocking(|| workers.join());

@@ -4,6 +4,7 @@
 //! agree on is checked across them (`crosscheck`), and only a file without any error becomes a `Config`. Parsing does no I/O:
 //! what defaults depend on beside the file is a [`Host`], an argument. `effective` writes a `Config` back as TOML.
 
+mod changes;
 mod crosscheck;
 mod diagnostic;
 mod edge;

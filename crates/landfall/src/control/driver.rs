@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use edge_listener::{Routes, account::Books, bind};
-use endpoint_group::{Health, plan::Stage};
+use endpoint_group::{Health, Weight, plan::Stage};
 use health_checker::{Checker, Report};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    endpoints::Transition,
+    endpoints::{Drain, Transition},
     state::State,
     status::{self, Status, Surroundings},
 };
@@ -34,8 +34,54 @@ pub enum Command {
     Status(oneshot::Sender<Status>),
     /// Read the file again.
     Reload(oneshot::Sender<Result<String, ReloadError>>),
-    /// Answer no more that the edge is ready; flows are the forwarding path's to drain.
-    Drain,
+    /// Change what an operator may change while the edge runs.
+    Order(Order, oneshot::Sender<Result<String, OrderError>>),
+    /// The edge stops: answer no more that it is ready. Flows are the forwarding path's to drain.
+    Stop,
+}
+
+/// What an operator may change while the edge runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Sets an endpoint's weight until the one in the file changes.
+    Weight {
+        /// Its name.
+        endpoint: String,
+        /// 0 to 255.
+        weight: u8,
+    },
+    /// No new flows for an endpoint; those it has may go on, or end after a while.
+    DrainEndpoint {
+        /// Its name.
+        endpoint: String,
+        /// After this the flows that are left must leave.
+        reset_after: Option<Duration>,
+    },
+    /// An endpoint takes new flows again.
+    UndrainEndpoint {
+        /// Its name.
+        endpoint: String,
+    },
+    /// The edge says that it is not ready, so that whatever sends it traffic goes elsewhere; what comes all the same is served.
+    DrainEdge,
+    /// The edge is ready again.
+    UndrainEdge,
+}
+
+/// Why an order changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// There is no such endpoint.
+    #[error("there is no endpoint {name:?}; {}", match .nearest { Some(nearest) => format!("did you mean {nearest:?}?"), None => "`landfall status` lists them".to_owned() })]
+    NoSuchEndpoint {
+        /// As given.
+        name: String,
+        /// One that is spelled alike.
+        nearest: Option<String>,
+    },
+    /// The loop has ended.
+    #[error("the edge is stopping")]
+    Stopping,
 }
 
 /// Why a reload changed nothing.
@@ -74,10 +120,17 @@ impl Control {
         result.await.map_err(|_| ReloadError::Stopping)?
     }
 
-    /// Makes `/readyz` say no.
-    pub async fn drain(&self) {
+    /// Carries out an order; what was done, in words.
+    pub async fn order(&self, order: Order) -> Result<String, OrderError> {
+        let (answer, result) = oneshot::channel();
+        self.0.send(Command::Order(order, answer)).await.map_err(|_| OrderError::Stopping)?;
+        result.await.map_err(|_| OrderError::Stopping)?
+    }
+
+    /// Makes `/readyz` say no, for good.
+    pub async fn stop(&self) {
         // Err: the loop has ended, and nothing says yes any more.
-        let _ = self.0.send(Command::Drain).await;
+        let _ = self.0.send(Command::Stop).await;
     }
 }
 
@@ -208,13 +261,62 @@ impl Loop {
                 let result = self.reload();
                 self.metrics.reload(result.is_ok());
                 match &result {
-                    Ok(summary) => tracing::info!("reloaded: {summary}"),
+                    Ok(changes) => tracing::info!("reloaded: {}", changes.replace('\n', "; ")),
                     Err(error) => tracing::warn!("reload refused, the old configuration stays in force: {error}"),
                 }
                 let _ = answer.send(result);
             }
-            Command::Drain => around.draining = true,
+            Command::Order(order, answer) => {
+                let result = self.carry_out(order, around);
+                if let Ok(done) = &result {
+                    tracing::info!("by order: {done}");
+                }
+                let _ = answer.send(result);
+            }
+            Command::Stop => (around.draining, around.stopping) = (true, true),
         }
+    }
+
+    fn carry_out(&mut self, order: Order, around: &mut Surroundings) -> Result<String, OrderError> {
+        let now = Instant::now().into_std();
+        let (found, endpoint, done) = match order {
+            Order::Weight { endpoint, weight } => {
+                let found = self.state.set_weight(&endpoint, Some(Weight::new(weight)));
+                let done =
+                    format!("endpoint {endpoint} has weight {weight}, until its weight in the file changes or the edge restarts");
+                (found, endpoint, done)
+            }
+            Order::DrainEndpoint { endpoint, reset_after } => {
+                let ends = reset_after.map(|after| now + after);
+                let found = self.state.set_drain(&endpoint, Some(Drain { ends }));
+                let rest = match reset_after {
+                    Some(after) => format!("those it has must leave after {}", humantime::format_duration(after)),
+                    None => "those it has may go on".to_owned(),
+                };
+                let done = format!("endpoint {endpoint} takes no new flows; {rest}");
+                (found, endpoint, done)
+            }
+            Order::UndrainEndpoint { endpoint } => {
+                let found = self.state.set_drain(&endpoint, None);
+                let done = format!("endpoint {endpoint} takes new flows again");
+                (found, endpoint, done)
+            }
+            Order::DrainEdge => {
+                around.draining = true;
+                return Ok("the edge is not ready; it serves what comes all the same".to_owned());
+            }
+            Order::UndrainEdge => {
+                around.draining = around.stopping;
+                return Ok("the edge is no longer draining".to_owned());
+            }
+        };
+        if found {
+            return Ok(done);
+        }
+        let names = self.state.endpoints().entries().iter().filter(|e| e.is_member()).map(|e| e.target.name.as_str());
+        let near = names.map(|name| (strsim::damerau_levenshtein(name, &endpoint), name)).min();
+        let nearest = near.filter(|(distance, _)| *distance <= 2).map(|(_, name)| name.to_owned());
+        Err(OrderError::NoSuchEndpoint { name: endpoint, nearest })
     }
 
     fn reload(&mut self) -> Result<String, ReloadError> {
@@ -224,11 +326,11 @@ impl Loop {
         if !fixed.is_empty() {
             return Err(ReloadError::RestartNeeded(fixed));
         }
-        let summary = summary(self.state.config(), &config);
+        let changes = self.state.config().changes(&config);
         self.state.apply(config, Instant::now().into_std())?;
         self.show_endpoints();
         self.set_targets();
-        Ok(summary)
+        Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") })
     }
 
     fn show_endpoints(&self) {
@@ -254,23 +356,4 @@ impl Loop {
             around.not_ready = not_ready;
         }
     }
-}
-
-/// What a reload changes, in one line.
-fn summary(old: &Config, new: &Config) -> String {
-    let endpoints = |config: &Config| -> std::collections::BTreeMap<String, _> {
-        let all = config.endpoint_groups.iter().flat_map(|group| &group.group.endpoints);
-        all.map(|e| (e.name.to_string(), (e.ip, e.port, e.weight))).collect()
-    };
-    let (before, after) = (endpoints(old), endpoints(new));
-    let added = after.keys().filter(|name| !before.contains_key(*name)).count();
-    let removed = before.keys().filter(|name| !after.contains_key(*name)).count();
-    let changed = after.iter().filter(|(name, value)| before.get(*name).is_some_and(|old| old != *value)).count();
-    let groups = if old.endpoint_groups.len() == new.endpoint_groups.len() {
-        let differ = old.endpoint_groups.iter().zip(&new.endpoint_groups).filter(|(old, new)| old != new).count();
-        format!("{differ} endpoint groups changed")
-    } else {
-        format!("{} endpoint groups instead of {}", new.endpoint_groups.len(), old.endpoint_groups.len())
-    };
-    format!("{added} endpoints added, {removed} removed, {changed} changed; {groups}")
 }

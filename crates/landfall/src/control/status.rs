@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use edge_listener::account::Books;
-use endpoint_group::{FlowHasher, Health, Protocol, failback::RampStep, plan::Stage};
-use serde::Serialize;
+use endpoint_group::{FlowHasher, Health, Protocol, Weight, failback::RampStep, plan::Stage};
+use serde::{Deserialize, Serialize};
 
 use super::{
     endpoints::{Entry, Membership},
@@ -12,12 +12,12 @@ use super::{
 };
 
 /// The whole answer. Field names are an interface.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// `edge.name`.
     pub edge: String,
     /// Of the binary.
-    pub version: &'static str,
+    pub version: String,
     /// Whether `/readyz` says yes.
     pub ready: bool,
     /// Why not, in words; empty when ready.
@@ -35,14 +35,14 @@ pub struct Status {
 }
 
 /// One listener.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ListenerStatus {
     /// Its name.
     pub name: String,
     /// Open flows of both protocols.
     pub flows_active: u64,
     /// The rule under which new flows are placed; see `docs/FAILOVER.md`.
-    pub stage: &'static str,
+    pub stage: String,
     /// Of routing table, seed and affinity, in hex: equal on edges that place every flow alike.
     pub digest: String,
     /// Its groups, in order of preference.
@@ -50,7 +50,7 @@ pub struct ListenerStatus {
 }
 
 /// One endpoint group.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupStatus {
     /// Its name.
     pub name: String,
@@ -69,16 +69,20 @@ pub struct GroupStatus {
 }
 
 /// One endpoint.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EndpointStatus {
     /// Its name.
     pub name: String,
     /// Its address, with its port if it has a fixed one.
     pub address: String,
     /// `unknown`, `healthy` or `unhealthy`.
-    pub health: &'static str,
-    /// As configured.
+    pub health: String,
+    /// In force: as configured, unless set at run time; 0 while it drains.
     pub weight: u8,
+    /// The weight that was set at run time, if one was.
+    pub weight_set: Option<u8>,
+    /// Whether it takes no new flows by order.
+    pub draining: bool,
     /// As far as its failback ramp has come; 0 while it takes no flows.
     pub effective_weight: f64,
     /// Why it is as it is, in words.
@@ -98,8 +102,10 @@ pub struct EndpointStatus {
 pub struct Surroundings {
     /// Why the edge is not ready, apart from missing verdicts.
     pub not_ready: Vec<String>,
-    /// Whether it is on its way out.
+    /// Whether it drains.
     pub draining: bool,
+    /// Whether it does so for good.
+    pub stopping: bool,
 }
 
 /// The status of `state` at `now`.
@@ -113,7 +119,7 @@ pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant)
         config.listeners.iter().zip(&table.listeners).enumerate().map(|(index, (listener, answers))| ListenerStatus {
             name: listener.settings.name.to_string(),
             flows_active: books.flows_active(index, Protocol::Tcp) + books.flows_active(index, Protocol::Udp),
-            stage: answers.stage().as_str(),
+            stage: answers.stage().as_str().to_owned(),
             digest: {
                 let answers = answers.digest(&table.endpoints);
                 format!("{:016x}", FlowHasher::new(config.hash_seed).digest(listener.settings.affinity, answers))
@@ -148,7 +154,7 @@ pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant)
     });
     Status {
         edge: config.edge.name.to_string(),
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: not_ready.is_empty() && !around.draining,
         not_ready,
         draining: around.draining,
@@ -163,10 +169,16 @@ fn endpoint_status(entry: &Entry, ramp: RampStep, books: &Books, now: Instant) -
     let target = &entry.target;
     let share = f64::from(ramp.get()) / f64::from(RampStep::FULL.get());
     let healthy = entry.snapshot.health == Health::Healthy;
+    let (weight_set, draining) = match entry.membership {
+        Membership::Member { set, drain, .. } => (set.map(Weight::get), drain.is_some()),
+        Membership::Retired { .. } => (None, false),
+    };
     EndpointStatus {
+        weight_set,
+        draining,
         name: target.name.to_string(),
         address: target.port.map_or_else(|| target.ip.to_string(), |port| std::net::SocketAddr::new(target.ip, port).to_string()),
-        health: entry.snapshot.health.as_str(),
+        health: entry.snapshot.health.as_str().to_owned(),
         weight: entry.weight().get(),
         effective_weight: if healthy { f64::from(entry.weight().get()) * share } else { 0.0 },
         reason: reason(entry, ramp),
@@ -182,6 +194,9 @@ fn reason(entry: &Entry, ramp: RampStep) -> String {
     let state = &entry.snapshot;
     if !entry.is_member() {
         return "left the configuration; serves the flows it has".to_owned();
+    }
+    if let Membership::Member { drain: Some(_), .. } = entry.membership {
+        return "drained by order".to_owned();
     }
     match state.health {
         Health::Unknown => "no probe result yet".to_owned(),

@@ -1,0 +1,203 @@
+//! The commands that ask a running edge, over its control socket.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use clap::Args;
+
+use crate::{
+    check::EXIT_CONFIG,
+    control::status::{EndpointStatus, Status},
+    control_socket::{self, Answer, Request, SocketError},
+    run,
+};
+
+/// How often `status --watch` looks again.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Which edge to ask.
+#[derive(Debug, Args)]
+pub struct Ask {
+    /// The control socket of the edge: `edge.control` in its config.
+    #[arg(long, value_name = "SOCKET", default_value = "/run/landfall/control.sock")]
+    pub control: PathBuf,
+}
+
+/// Of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Which edge.
+    #[command(flatten)]
+    pub ask: Ask,
+    /// Print JSON, as `/status` does.
+    #[arg(long)]
+    pub json: bool,
+    /// Look again every second until interrupted.
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Of `weight`.
+#[derive(Debug, Args)]
+pub struct WeightArgs {
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// 0 to 255; 0 takes no new flows.
+    pub weight: u8,
+    /// Which edge.
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
+/// Of `drain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The endpoint's name; without one the edge says that it is not ready.
+    pub endpoint: Option<String>,
+    /// End the flows that are left after this long, as in "10m". Without it they end by themselves.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "endpoint")]
+    pub reset_after: Option<Duration>,
+    /// Which edge.
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
+/// Of `undrain`.
+#[derive(Debug, Args)]
+pub struct UndrainArgs {
+    /// The endpoint's name; without one the edge.
+    pub endpoint: Option<String>,
+    /// Which edge.
+    #[command(flatten)]
+    pub ask: Ask,
+}
+
+/// Asks for a reload. A refused one exits with the status of a bad config.
+pub fn reload(ask: &Ask) -> ExitCode {
+    match send(&ask.control, &Request::Reload) {
+        Ok(answer) if answer.ok => {
+            println!("reloaded:\n{}", answer.message);
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => {
+            eprintln!("landfall: reload refused, the old configuration stays in force:\n{}", answer.message);
+            ExitCode::from(EXIT_CONFIG)
+        }
+        Err(error) => complain(&error),
+    }
+}
+
+/// Sets a weight.
+pub fn weight(args: WeightArgs) -> ExitCode {
+    order(&args.ask, &Request::Weight { endpoint: args.endpoint, weight: args.weight })
+}
+
+/// Drains an endpoint or the edge.
+pub fn drain(args: DrainArgs) -> ExitCode {
+    let reset_after_ms = args.reset_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    order(&args.ask, &Request::Drain { endpoint: args.endpoint, reset_after_ms })
+}
+
+/// Takes a drain back.
+pub fn undrain(args: UndrainArgs) -> ExitCode {
+    order(&args.ask, &Request::Undrain { endpoint: args.endpoint })
+}
+
+fn order(ask: &Ask, request: &Request) -> ExitCode {
+    match send(&ask.control, request) {
+        Ok(Answer { ok: true, message, .. }) => {
+            println!("{message}");
+            ExitCode::SUCCESS
+        }
+        Ok(Answer { message, .. }) => complain(&message),
+        Err(error) => complain(&error),
+    }
+}
+
+fn complain(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("landfall: {error}");
+    ExitCode::FAILURE
+}
+
+fn send(socket: &Path, request: &Request) -> Result<Answer, SocketError> {
+    let asking = |source| SocketError::Ask { path: socket.to_owned(), source };
+    let runtime = run::runtime().map_err(|error| asking(io::Error::other(error)))?;
+    runtime.block_on(control_socket::ask(socket, request))
+}
+
+/// Shows what `/status` says, once or every second.
+pub fn status(args: &StatusArgs) -> ExitCode {
+    loop {
+        let status = match send(&args.ask.control, &Request::Status) {
+            Ok(Answer { status: Some(status), .. }) => status,
+            Ok(Answer { message, .. }) => return complain(&message),
+            Err(error) => return complain(&error),
+        };
+        let text = if args.json { serde_json::to_string_pretty(&status).unwrap_or_default() + "\n" } else { render(&status) };
+        // On a terminal the new one is drawn over the old one.
+        let home = if args.watch && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        let mut out = io::stdout().lock();
+        if write!(out, "{home}{text}").and_then(|()| out.flush()).is_err() || !args.watch {
+            return ExitCode::SUCCESS;
+        }
+        drop(out);
+        let Ok(runtime) = run::runtime() else { return ExitCode::FAILURE };
+        runtime.block_on(async { tokio::time::sleep(WATCH).await });
+    }
+}
+
+/// The status for people.
+pub fn render(status: &Status) -> String {
+    let mut text = String::new();
+    let state = match (status.draining, status.ready) {
+        (true, _) => "draining",
+        (false, true) => "ready",
+        (false, false) => "not ready",
+    };
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "edge {} ({}): {state}", status.edge, status.version);
+    for reason in &status.not_ready {
+        let _ = writeln!(text, "  {reason}");
+    }
+    for listener in &status.listeners {
+        let groups = listener.endpoint_groups.join(", ");
+        let _ = writeln!(
+            text,
+            "listener {}: {} flows, {}, groups {groups}, digest {}",
+            listener.name, listener.flows_active, listener.stage, listener.digest
+        );
+    }
+    for group in &status.endpoint_groups {
+        let eligible = if group.eligible { "eligible" } else { "not eligible" };
+        let dial = if (group.traffic_dial - group.effective_dial).abs() < f64::EPSILON {
+            format!("dial {} %", group.traffic_dial)
+        } else {
+            format!("dial {} of {} %", group.effective_dial, group.traffic_dial)
+        };
+        let _ = writeln!(
+            text,
+            "endpoint group {} ({}): {eligible}, {dial}, failover within {} s",
+            group.name, group.region, group.failover_bound_seconds
+        );
+        for endpoint in &group.endpoints {
+            text.push_str(&line(endpoint));
+        }
+    }
+    text
+}
+
+fn line(endpoint: &EndpointStatus) -> String {
+    let weight = match endpoint.weight_set {
+        Some(set) => format!("{set} (set at run time)"),
+        None => endpoint.weight.to_string(),
+    };
+    format!(
+        "  {:<20} {:<24} {:<9} weight {weight:<5} now {:<6.1} flows {:<7} {}\n",
+        endpoint.name, endpoint.address, endpoint.health, endpoint.effective_weight, endpoint.flows_active, endpoint.reason
+    )
+}
