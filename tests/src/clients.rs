@@ -5,9 +5,10 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::wait::{self, Deadline};
 use crate::{Failure, Result};
@@ -118,6 +119,31 @@ impl TcpSession {
         }
     }
 
+    /// Waits until the connection is reset, whether or not its other side ended its stream (FIN) before.
+    ///
+    /// # Errors
+    /// When it has not been reset within `limit`.
+    pub fn wait_reset(&self, limit: Duration) -> Result<()> {
+        wait_reset(&self.stream, limit).map_err(|error| self.cannot("see reset", error))
+    }
+
+    /// Aborts: the other side is told by RST.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn abort(self) -> Result<()> {
+        let set = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        set.map_err(|error| self.cannot("abort", error))
+    }
+
+    /// The local address.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn source(&self) -> Result<SocketAddr> {
+        self.stream.local_addr().map_err(|error| self.cannot("learn the source of", error))
+    }
+
     /// The socket, for what a test does beyond this.
     pub fn stream(&self) -> &TcpStream {
         &self.stream
@@ -141,6 +167,35 @@ impl TcpSession {
     fn cannot(&self, operation: &str, cause: impl std::fmt::Display) -> Failure {
         let flow = format!("the TCP flow to {} on endpoint {:?}", self.target, self.endpoint);
         Failure::new(operation, flow, cause, CURE)
+    }
+}
+
+/// Waits until `stream`, whose own sending direction is still open, has been reset by its other side.
+///
+/// # Errors
+/// When it has not been within `limit`.
+pub fn wait_reset(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    let deadline = Deadline::after(limit);
+    // Nothing is asked for, so what is told is an error or the end of both directions. The other side's FIN alone is neither.
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
+    loop {
+        let left = deadline.left().unwrap_or_default();
+        let milliseconds = libc::c_int::try_from(left.as_millis() + 1).unwrap_or(libc::c_int::MAX);
+        // SAFETY: `poll` is one valid pollfd for the length of the call.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, if left.is_zero() { 0 } else { milliseconds }) };
+        if ready > 0 {
+            break;
+        }
+        if left.is_zero() {
+            return Err(io::Error::new(ErrorKind::TimedOut, format!("it was not within {limit:?}")));
+        }
+    }
+    // A connection that had seen the other side's FIN before the RST says EPIPE.
+    match stream.take_error()? {
+        Some(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Ok(()),
+        Some(error) => Err(error),
+        // The error was taken by an earlier read or write; the poll above still tells of the end of both directions.
+        None => Ok(()),
     }
 }
 

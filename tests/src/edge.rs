@@ -1,5 +1,6 @@
 //! One running `landfall`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -180,6 +181,43 @@ impl Edge {
     /// The admin address.
     pub fn admin(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// The file it runs on.
+    pub fn config_path(&self) -> PathBuf {
+        config_file(self.directory.path())
+    }
+
+    /// The resident memory of the process in bytes.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid());
+        let read = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        let kilobytes = read.and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("there is no VmRSS in it")?;
+            line.trim().trim_end_matches(" kB").parse::<u64>().map_err(|error| error.to_string())
+        });
+        let bytes = kilobytes.map(|kilobytes| kilobytes * 1024);
+        bytes.map_err(|cause| Failure::new("read", path, cause, "check that the edge still runs"))
+    }
+
+    /// For each thread, by its id, how long it has been ready to run while the machine ran something else.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn processor_waits(&self) -> Result<BTreeMap<String, Duration>> {
+        let threads = format!("/proc/{}/task", self.pid());
+        let entries = std::fs::read_dir(&threads)
+            .map_err(|error| Failure::new("read", threads, error, "check that the edge still runs"))?;
+        let waits = entries.flatten().map(|thread| {
+            // A thread may end between the two reads. The three numbers: on a processor, waiting for one, turns.
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let waited = text.split(' ').nth(1).and_then(|waited| waited.parse().ok()).unwrap_or_default();
+            (thread.file_name().to_string_lossy().into_owned(), Duration::from_nanos(waited))
+        });
+        Ok(waits.collect())
     }
 
     /// The edge's own directory, `{dir}` in its config.

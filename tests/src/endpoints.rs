@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::lab::Namespace;
 use crate::process::Process;
-use crate::{Failure, Result, programs};
+use crate::{Failure, Result, programs, wait};
 
 /// How long an endpoint may take to listen.
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -143,12 +143,14 @@ impl Endpoint {
         self.process.kill()
     }
 
-    /// Freezes the process with SIGSTOP: the kernel still accepts connections, nobody answers on them.
+    /// Freezes the process with SIGSTOP, and waits until all of it stands still: the kernel still accepts connections,
+    /// nobody answers on them.
     ///
     /// # Errors
     /// When it has ended.
     pub fn freeze(&self) -> Result<()> {
-        self.process.signal(libc::SIGSTOP)
+        self.process.signal(libc::SIGSTOP)?;
+        wait::wait_until("the frozen endpoint", READY_LIMIT, || self.process.is_stopped()).map(drop)
     }
 
     /// Lets a frozen process go on.

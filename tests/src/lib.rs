@@ -3,21 +3,27 @@
 //! * [`lab`]: hosts and links made of anonymous network namespaces; nothing outlives the test process, however it ends.
 //! * [`edge`]: one running `landfall`, its admin address and its metrics.
 //! * [`endpoints`] and [`clients`]: the two ends of a flow. Endpoints are processes, so that killing one is real.
+//! * [`load`]: flows that note by themselves when they are told of a death, or move.
+//! * [`command`]: the commands of `landfall` that end by themselves.
 //! * [`wait`]: the only way to wait. Tests wait for an event with a deadline, never for a while.
+//! * [`stalls`]: how long this machine kept the test itself waiting, for bounds on time.
 //!
 //! Everything returns a [`Result`], which a test is to `unwrap()` and not to hand back: the guards show what their
 //! processes said when they are dropped by a panic, and a returned error unwinds nothing.
 
 pub mod admin;
 pub mod clients;
+pub mod command;
 pub mod edge;
 pub mod endpoints;
 pub mod failure;
 pub mod lab;
+pub mod load;
 pub mod loopback;
 pub mod metrics;
 pub mod process;
 pub mod programs;
+pub mod stalls;
 pub mod wait;
 
 pub use failure::{Failure, Result};

@@ -16,6 +16,17 @@ pub fn own_address() -> Ipv4Addr {
     Ipv4Addr::new(127, 64 + (high & 0x7f), low, count + 1)
 }
 
+/// The top of a config for an edge that serves `static_ips`, up to and including `[edge]`, with `edge_keys` as its last lines.
+pub fn config_head(static_ips: &[Ipv4Addr], edge_keys: &str) -> String {
+    let static_ips: Vec<_> = static_ips.iter().map(|ip| format!("\"{ip}\"")).collect();
+    format!(
+        "name = \"loopback\"\nstatic_ips = [{}]\nhash_seed = 7\n\
+         [edge]\nname = \"here\"\nadmin = \"{}:9900\"\ncontrol = \"{{dir}}/control.sock\"\n{edge_keys}\n",
+        static_ips.join(", "),
+        own_address(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,8 @@
 //!
 //! What can be waited for in the kernel is: a process's end on its pidfd, its output on a condition variable, a datagram
 //! with a socket timeout. What remains (a counter in a scrape, a port that opens) is asked for by [`wait_until`] every
-//! few milliseconds. That is the one polling loop of the harness; a test has no other way to let time pass.
+//! few milliseconds. That is the one polling loop of the harness. What is itself a matter of time, such as the rhythm of a
+//! load, the length of an outage or the random phase of a death, is told by [`Beat`] and [`pass`].
 
 use std::time::{Duration, Instant};
 
@@ -73,9 +74,56 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut question: impl FnMut() -> Op
     }
 }
 
+/// Lets `span` pass where time itself is what a test is about: the length of an outage, a random phase. What is to happen
+/// is waited for by [`wait_for`], never by this.
+pub fn pass(span: Duration) {
+    let until = now() + span;
+    while let Some(left) = until.checked_duration_since(now()).filter(|left| !left.is_zero()) {
+        let seconds = libc::time_t::try_from(left.as_secs()).unwrap_or(libc::time_t::MAX);
+        let timeout = libc::timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() };
+        // SAFETY: no descriptors are passed, and the timeout outlives the call; an interrupted call is made again.
+        unsafe { libc::ppoll(std::ptr::null_mut(), 0, &raw const timeout, std::ptr::null()) };
+    }
+}
+
+/// The rhythm of a load. Beats that were missed are left out, not made up for.
+#[derive(Debug, Clone, Copy)]
+pub struct Beat {
+    every: Duration,
+    next: Instant,
+}
+
+impl Beat {
+    /// The first beat is one `every` ahead.
+    pub fn every(every: Duration) -> Self {
+        Self { every, next: now() + every }
+    }
+
+    /// How long the next beat is ahead.
+    pub fn left(&self) -> Duration {
+        self.next.saturating_duration_since(now())
+    }
+
+    /// Waits for the next beat.
+    pub fn wait(&mut self) {
+        pass(self.left());
+        self.next = (self.next + self.every).max(now());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_beat_comes_no_sooner_than_its_span() {
+        let begin = now();
+        let mut beat = Beat::every(Duration::from_millis(4));
+        for _ in 0..5 {
+            beat.wait();
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(20), "{:?}", begin.elapsed());
+    }
 
     #[test]
     fn a_condition_that_holds_is_not_waited_for() {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::{Lab, Namespace, Region};
 use crate::Result;
 
-/// Packets that arrive in a namespace to or from some addresses are dropped while this guard lives.
+/// Some packets of a namespace are dropped while this guard lives.
 #[must_use = "the rule is lifted when the guard is dropped"]
 pub struct DropRule {
     namespace: Namespace,
@@ -33,21 +33,39 @@ impl Namespace {
     /// # Errors
     /// As [`Namespace::drop_traffic_to`].
     pub fn drop_traffic_to_all(&self, addresses: &[IpAddr]) -> Result<DropRule> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let table = format!("landfall_lab_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut rules = String::new();
-        for (family, list) in [("ip", of_family(addresses, true)), ("ip6", of_family(addresses, false))] {
-            for field in ["daddr", "saddr"] {
-                if !list.is_empty() {
-                    rules.push_str(&format!("iifname != \"lo\" {family} {field} {{ {} }} drop\n", list.join(", ")));
-                }
-            }
+        for field in ["daddr", "saddr"] {
+            rules.push_str(&drop_rules("iifname", field, addresses));
         }
         // Before connection tracking and everything else, as if the cable had been cut.
-        let chain = format!("chain arriving {{ type filter hook prerouting priority -300\n{rules}}}\n");
+        self.drop_in_chain("prerouting", &rules)
+    }
+
+    /// Lets no packet leave for any of `addresses`, other than on loopback, until the guard is dropped.
+    ///
+    /// As a host's own packet filter does it: whoever sends is told by EPERM. Silence is [`Namespace::drop_traffic_to_all`].
+    ///
+    /// # Errors
+    /// As [`Namespace::drop_traffic_to`].
+    pub fn refuse_to_send_to_all(&self, addresses: &[IpAddr]) -> Result<DropRule> {
+        self.drop_in_chain("output", &drop_rules("oifname", "daddr", addresses))
+    }
+
+    fn drop_in_chain(&self, hook: &str, rules: &str) -> Result<DropRule> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let table = format!("landfall_lab_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let chain = format!("chain dropping {{ type filter hook {hook} priority -300\n{rules}}}\n");
         self.run_with_input(["nft", "-f", "-"], &format!("table inet {table} {{\n{chain}}}\n"))?;
         Ok(DropRule { namespace: self.clone(), table, lifted: false })
     }
+}
+
+/// One rule a family that drops packets with `field` among `addresses`, other than on loopback.
+fn drop_rules(interface: &str, field: &str, addresses: &[IpAddr]) -> String {
+    let families = [("ip", of_family(addresses, true)), ("ip6", of_family(addresses, false))];
+    let rule =
+        |(family, list): &(&str, Vec<String>)| format!("{interface} != \"lo\" {family} {field} {{ {} }} drop\n", list.join(", "));
+    families.iter().filter(|(_, list)| !list.is_empty()).map(rule).collect()
 }
 
 fn of_family(addresses: &[IpAddr], ipv4: bool) -> Vec<String> {

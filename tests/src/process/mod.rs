@@ -125,6 +125,17 @@ impl Process {
         if sent == 0 { Ok(()) } else { Err(cannot("signal", &self.name, io::Error::last_os_error())) }
     }
 
+    /// Whether every thread of the process has been stopped by a signal.
+    pub fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let mut states = threads.map(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The name of the thread is in parentheses and may hold anything; the state follows.
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        });
+        states.all(|stopped| stopped)
+    }
+
     /// Kills the process with SIGKILL and reaps it: the refused death of an endpoint.
     ///
     /// # Errors
