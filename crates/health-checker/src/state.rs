@@ -95,6 +95,22 @@ pub struct Snapshot {
     pub consecutive_good: u32,
 }
 
+impl Snapshot {
+    /// Before the first result of an endpoint that became known at `now`.
+    pub const fn unknown(now: Instant) -> Self {
+        Self {
+            health: Health::Unknown,
+            since: now,
+            first_bad: None,
+            last_good_sent: None,
+            first_good_sent: None,
+            last_bad_sent: None,
+            consecutive_bad: 0,
+            consecutive_good: 0,
+        }
+    }
+}
+
 /// Where the one probe of an endpoint is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -116,16 +132,7 @@ pub struct Machine {
 impl Machine {
     /// An endpoint of unknown health whose first probe is due at `now`.
     pub fn new(timing: Timing, now: Instant) -> Self {
-        let state = Snapshot {
-            health: Health::Unknown,
-            since: now,
-            first_bad: None,
-            last_good_sent: None,
-            first_good_sent: None,
-            last_bad_sent: None,
-            consecutive_bad: 0,
-            consecutive_good: 0,
-        };
+        let state = Snapshot::unknown(now);
         Self { timing, state, phase: Phase::First { at: now }, observed: None }
     }
 

@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use endpoint_group::{EndpointId, Health, Slot, plan::Stage};
+use endpoint_group::{EndpointId, Health, Slot, Weight, plan::Stage};
 use health_checker::{BadReason, Outcome, Report, Snapshot};
 use landfall::{
     config::{Config, Host},
-    control::state::State,
+    control::{endpoints::Drain, state::State},
 };
 
 const CONFIG: &str = r#"
@@ -312,4 +312,37 @@ fn reports_without_news_publish_nothing() {
         assert!(!world.result("us-1", ms % 2 == 0, 2), "a single lost probe is no news");
     }
     assert_eq!(world.state.table().generation, generation);
+}
+
+#[test]
+fn a_weight_set_at_run_time_outlives_reloads_until_its_key_changes() {
+    let mut world = World::healthy(CONFIG);
+    assert!(world.state.set_weight("eu-1", Some(Weight::ZERO)));
+    assert!(!world.state.set_weight("eu-9", Some(Weight::ZERO)));
+    about(world.share("eu-2"), 100.0);
+    assert!(world.leaving().is_empty(), "old flows stay");
+    world.state.apply(parse(CONFIG), world.now).unwrap();
+    about(world.share("eu-2"), 100.0);
+    world.state.apply(parse(&CONFIG.replace("\"10.0.0.1\" }", "\"10.0.0.1\", weight = 64 }")), world.now).unwrap();
+    about(world.share("eu-1"), 100.0 / 3.0);
+}
+
+#[test]
+fn a_drained_endpoint_keeps_its_flows_until_they_are_ended() {
+    let mut world = World::healthy(CONFIG);
+    let id = world.id("eu-1");
+    let ends = world.start + Duration::from_secs(10);
+    assert!(world.state.set_drain("eu-1", Some(Drain { ends: Some(ends) })));
+    about(world.share("eu-1"), 0.0);
+    let ended = |world: &World| world.state.table().listeners[0].must_leave(id, true);
+    world.at(9_999);
+    world.state.rebuild(world.now);
+    assert!(!ended(&world));
+    assert_eq!(world.state.due(), Some(ends));
+    world.at(10_000);
+    assert!(world.state.rebuild(world.now));
+    assert!(ended(&world), "also flows that keep to an unhealthy endpoint");
+    assert!(world.state.set_drain("eu-1", None));
+    about(world.share("eu-1"), 50.0);
+    assert!(!ended(&world));
 }

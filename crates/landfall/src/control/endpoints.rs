@@ -280,23 +280,13 @@ fn unknown(
     check: Arc<HealthCheck>,
     now: Instant,
 ) -> Entry {
-    let snapshot = Snapshot {
-        health: Health::Unknown,
-        since: now,
-        first_bad: None,
-        last_good_sent: None,
-        first_good_sent: None,
-        last_bad_sent: None,
-        consecutive_bad: 0,
-        consecutive_good: 0,
-    };
     Entry {
         id,
         target,
         membership,
         probe,
         check,
-        snapshot,
+        snapshot: Snapshot::unknown(now),
         last_result: None,
         latency: None,
         recovered: None,
