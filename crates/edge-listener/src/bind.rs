@@ -61,18 +61,29 @@ pub(crate) struct Sockets {
 
 /// Binds every worker's sockets before any of them reads, because a flow's packets are spread over the sockets that are bound when they
 /// arrive: a flow that began on one socket must not be hashed to another by a bind that comes later.
+///
+/// `SO_REUSEPORT` would let a second process of this user take a share of the traffic without a word, so each address is first bound
+/// without it, for a moment.
 pub(crate) fn bind_all(settings: &EdgeSettings) -> Result<Vec<Sockets>, BindError> {
-    (0..settings.workers.get()).map(|_| bind_worker(settings)).collect()
+    drop(bind_worker(settings, Sharing::Alone)?);
+    (0..settings.workers.get()).map(|_| bind_worker(settings, Sharing::WithWorkers)).collect()
 }
 
-fn bind_worker(settings: &EdgeSettings) -> Result<Sockets, BindError> {
+/// Who else may have the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Alone,
+    WithWorkers,
+}
+
+fn bind_worker(settings: &EdgeSettings, sharing: Sharing) -> Result<Sockets, BindError> {
     let mut sockets = Sockets::default();
     for (index, listener) in settings.listeners.iter().enumerate() {
         for (port, &ip) in listener.all_ports().flat_map(|port| settings.static_ips.iter().map(move |ip| (port, ip))) {
             let address = SocketAddr::new(ip, port);
             for protocol in listener.protocols() {
                 let failed = |source| BindError { listener: listener.name.clone(), protocol, address, source };
-                let socket = bind(protocol, address).map_err(failed)?;
+                let socket = bind(protocol, address, sharing).map_err(failed)?;
                 match protocol {
                     Protocol::Tcp => sockets.tcp.push(Bound { listener: index, address, socket: socket.into() }),
                     Protocol::Udp => sockets.udp.push(Bound { listener: index, address, socket: socket.into() }),
@@ -83,7 +94,7 @@ fn bind_worker(settings: &EdgeSettings) -> Result<Sockets, BindError> {
     Ok(sockets)
 }
 
-fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
+fn bind(protocol: Protocol, address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let kind = match protocol {
         Protocol::Tcp => Type::STREAM,
         Protocol::Udp => Type::DGRAM,
@@ -95,13 +106,15 @@ fn bind(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
     } else {
         socket.set_freebind_v4(true)?;
     }
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(sharing == Sharing::WithWorkers)?;
     match protocol {
         Protocol::Tcp => {
             // An edge that restarts finds its old connections in TIME_WAIT.
             socket.set_reuse_address(true)?;
             socket.bind(&address.into())?;
-            socket.listen(ACCEPT_QUEUE)?;
+            if sharing == Sharing::WithWorkers {
+                socket.listen(ACCEPT_QUEUE)?;
+            }
         }
         Protocol::Udp => {
             socket.set_recv_buffer_size(UDP_BUFFER)?;

@@ -21,7 +21,7 @@ struct Entry {
     seen: u32,
 }
 
-/// Collects the kernel's drops over all sockets. What a socket dropped after the last [`Overflow::take`] goes uncounted when it closes.
+/// Collects the kernel's drops over all sockets. What a socket dropped after the last scrape goes uncounted when it closes.
 #[derive(Default)]
 pub struct Overflow {
     entries: Mutex<Vec<Entry>>,

@@ -79,16 +79,8 @@ reasons! {
 
 /// Whether an I/O error is this host's own lack, which says nothing about the endpoint.
 pub(crate) fn is_local(error: &std::io::Error) -> bool {
-    const LOCAL: &[i32] = &[
-        libc::EMFILE,
-        libc::ENFILE,
-        libc::ENOMEM,
-        libc::ENOBUFS,
-        libc::EADDRNOTAVAIL,
-        libc::EADDRINUSE,
-        libc::EAGAIN,
-        libc::EINVAL,
-    ];
+    const LOCAL: &[i32] =
+        &[libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRINUSE, libc::EAGAIN, libc::EINVAL];
     error.raw_os_error().is_none_or(|code| LOCAL.contains(&code))
 }
 

@@ -5,12 +5,14 @@ use std::{
     collections::{BTreeSet, HashMap},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use endpoint_group::{EndpointId, FlowHasher, Protocol};
 use tokio::{
     sync::{Notify, oneshot, watch},
     task::LocalSet,
+    time::Instant,
 };
 
 use crate::{
@@ -26,6 +28,8 @@ use crate::{
 
 /// The largest UDP payload fits, and TCP reads are long enough to amortise their system calls.
 const BUFFER: usize = 256 << 10;
+/// Between two warnings about this host.
+const COMPLAINTS: Duration = Duration::from_secs(10);
 /// Connections reset before others get a turn.
 const SWEEP: usize = 256;
 
@@ -65,6 +69,7 @@ pub(crate) struct Worker {
     ended: Notify,
     kills: RefCell<HashMap<(usize, EndpointId), Connections>>,
     next_kill: Cell<u64>,
+    complained: Cell<Option<Instant>>,
 }
 
 /// A flow that lives on this worker; the worker does not end before it is dropped.
@@ -109,6 +114,16 @@ impl Worker {
 
     pub fn counters(&self, listener: usize, protocol: Protocol) -> Arc<Counters> {
         self.shared.books.counters(self.index, listener, protocol)
+    }
+
+    /// Whether a warning about this host may be logged: they come in floods, and one in ten seconds tells enough.
+    pub fn may_complain(&self) -> bool {
+        let now = Instant::now();
+        let may = self.complained.get().is_none_or(|last| now - last >= COMPLAINTS);
+        if may {
+            self.complained.set(Some(now));
+        }
+        may
     }
 
     pub fn phase(&self) -> Phase {
@@ -188,6 +203,7 @@ pub(crate) fn run(index: usize, shared: Arc<Shared>, sockets: Sockets, runtime: 
         ended: Notify::new(),
         kills: RefCell::default(),
         next_kill: Cell::new(0),
+        complained: Cell::new(None),
     });
     LocalSet::new().block_on(runtime, async {
         for bound in sockets.tcp {

@@ -4,8 +4,9 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
+    sync::Semaphore,
 };
 
 use crate::control::{
@@ -22,6 +24,10 @@ use crate::control::{
 
 /// Longest line taken, in bytes.
 const LINE: u64 = 64 << 10;
+/// Conversations at once; more wait to be accepted, so that they cannot eat the descriptors of flows.
+const CONVERSATIONS: usize = 16;
+/// The longest conversation.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +88,9 @@ pub enum SocketError {
     /// Another edge answers on it.
     #[error("another edge answers on the control socket {}; stop it, or give this one another with edge.control", .0.display())]
     InUse(PathBuf),
+    /// Something else than a socket is there.
+    #[error("the control socket {} would replace a file that is no socket; choose another path with edge.control", .0.display())]
+    NotASocket(PathBuf),
     /// The path cannot be made or bound.
     #[error("cannot listen on the control socket {}: {source}; create its directory for this user, or choose another with edge.control", path.display())]
     Listen {
@@ -105,20 +114,35 @@ pub enum SocketError {
 pub struct ControlSocket {
     socket: UnixListener,
     path: PathBuf,
+    file: (u64, u64),
+}
+
+/// Device and inode of the file at `path`.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        // Err: somebody has removed it already.
-        let _ = fs::remove_file(&self.path);
+        // Another edge may have put its own there meanwhile.
+        if identity(&self.path).is_ok_and(|file| file == self.file) {
+            // Err: somebody has removed it this very moment.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
 impl ControlSocket {
     /// Binds `path`, over a file that a dead edge left behind.
     pub async fn bind(path: &Path) -> Result<Self, SocketError> {
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(SocketError::InUse(path.to_owned()));
+        match UnixStream::connect(path).await {
+            Ok(_) => return Err(SocketError::InUse(path.to_owned())),
+            // Only these say that nobody is there any more.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            Err(source) => return Err(SocketError::Listen { path: path.to_owned(), source }),
+        }
+        if fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket()) {
+            return Err(SocketError::NotASocket(path.to_owned()));
         }
         let listen = || {
             if let Some(directory) = path.parent() {
@@ -132,16 +156,25 @@ impl ControlSocket {
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
             Ok(socket)
         };
-        let socket = listen().map_err(|source| SocketError::Listen { path: path.to_owned(), source })?;
-        Ok(Self { socket, path: path.to_owned() })
+        let bound = listen().and_then(|socket| Ok((socket, identity(path)?)));
+        let (socket, file) = bound.map_err(|source| SocketError::Listen { path: path.to_owned(), source })?;
+        Ok(Self { socket, path: path.to_owned(), file })
     }
 
     /// Serves until dropped.
     pub async fn serve(self, control: Control) {
+        let room = Arc::new(Semaphore::new(CONVERSATIONS));
         loop {
+            // Err: the semaphore is never closed.
+            let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
             match self.socket.accept().await {
                 Ok((stream, _)) => {
-                    tokio::spawn(converse(stream, control.clone()));
+                    let control = control.clone();
+                    tokio::spawn(async move {
+                        // Err: the other end was silent for too long, and makes room.
+                        let _ = tokio::time::timeout(PATIENCE, converse(stream, control)).await;
+                        drop(permit);
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept on the control socket");
@@ -154,15 +187,22 @@ impl ControlSocket {
 
 async fn converse(stream: UnixStream, control: Control) {
     let (read, mut write) = stream.into_split();
-    let mut lines = BufReader::new(read.take(LINE)).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        let answer = match serde_json::from_str(&line) {
+    let mut read = BufReader::new(read);
+    loop {
+        let mut line = Vec::new();
+        match (&mut read).take(LINE).read_until(b'\n', &mut line).await {
+            Ok(length) if length > 0 => {}
+            _ => return,
+        }
+        let whole = line.ends_with(b"\n") || (line.len() as u64) < LINE;
+        let answer = match serde_json::from_slice(&line) {
+            _ if !whole => Err::<String, _>(format!("a command has at most {LINE} bytes")).into(),
             Ok(request) => answer(request, &control).await,
             Err(error) => Err::<String, _>(format!("not a command: {error}")).into(),
         };
         let Ok(mut text) = serde_json::to_vec(&answer) else { return };
         text.push(b'\n');
-        if write.write_all(&text).await.is_err() {
+        if write.write_all(&text).await.is_err() || !whole {
             return;
         }
     }

@@ -20,7 +20,7 @@ use crate::{
         endpoints::Exhausted,
         state::State,
     },
-    control_socket::ControlSocket,
+    control_socket::{ControlSocket, SocketError},
     metrics::Metrics,
 };
 
@@ -36,6 +36,9 @@ pub enum RunError {
     /// The admin address could not be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// Another edge has the control socket.
+    #[error(transparent)]
+    Control(#[from] SocketError),
     /// Too many endpoints.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
@@ -78,6 +81,15 @@ impl Accelerator {
     /// Starts `config` on this runtime. `path` is where a reload reads.
     pub async fn start(config: Config, host: Host, path: Option<PathBuf>) -> Result<Self, RunError> {
         let admin = admin::bind(config.edge.admin).await?;
+        let control_socket = match ControlSocket::bind(&config.edge.control).await {
+            Ok(socket) => Some(socket),
+            Err(error @ SocketError::InUse(_)) => return Err(error.into()),
+            // Forwarding matters more; SIGHUP still reloads.
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        };
         let settings = EdgeSettings {
             static_ips: config.edge.announce.clone(),
             hash_seed: config.hash_seed,
@@ -85,7 +97,6 @@ impl Accelerator {
             listeners: config.listeners.iter().map(|listener| listener.settings.clone()).collect(),
         };
         let edge_name = config.edge.name.clone();
-        let socket_path = config.edge.control.clone();
         let state = State::new(config, Instant::now().into_std())?;
         let routes = Arc::new(Routes::new(state.table()));
         let (checker, probes, reports) = checker(NetProber, fastrand::Rng::new());
@@ -102,10 +113,8 @@ impl Accelerator {
             tokio::spawn(control_loop.run(commands)),
             tokio::spawn(admin::serve(admin, control.clone(), metrics.clone())),
         ];
-        match ControlSocket::bind(&socket_path).await {
-            Ok(socket) => tasks.push(tokio::spawn(socket.serve(control.clone()))),
-            // Forwarding matters more; SIGHUP still reloads.
-            Err(error) => tracing::warn!("{error}"),
+        if let Some(socket) = control_socket {
+            tasks.push(tokio::spawn(socket.serve(control.clone())));
         }
         Ok(Self { edge, control, metrics, tasks })
     }

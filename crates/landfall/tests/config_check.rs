@@ -52,6 +52,16 @@ fn json_has_the_documented_fields_and_no_secret() {
 }
 
 #[test]
+fn a_file_that_is_no_text_is_an_error_with_a_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("binary.toml");
+    std::fs::write(&path, b"name = \"game\"\n# caf\xe9\n").unwrap();
+    let outcome = check(&path, &host(), Format::Text);
+    assert_eq!(outcome.status, EXIT_CONFIG);
+    assert!(outcome.text.contains("binary.toml:2: "), "{}", outcome.text);
+}
+
+#[test]
 fn a_file_that_is_not_there_is_an_error_of_its_own() {
     assert_eq!(run("absent.toml", Format::Text).status, EXIT_NO_INPUT);
     let json: serde_json::Value = serde_json::from_str(&run("absent.toml", Format::Json).text).unwrap();

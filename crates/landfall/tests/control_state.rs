@@ -301,6 +301,9 @@ fn a_removed_or_moved_endpoint_drains_and_is_then_left() {
     assert!(world.state.rebuild(world.now));
     assert_eq!(world.leaving(), ["eu-1"]);
     assert_eq!(world.state.targets(world.now).len(), 3);
+    world.state.apply(parse(CONFIG), world.now).unwrap();
+    assert_eq!(world.id("eu-1"), old, "the old address comes back under its id");
+    assert_eq!(world.state.endpoints().get(old).snapshot.health, Health::Unknown, "and is probed anew");
 }
 
 #[test]

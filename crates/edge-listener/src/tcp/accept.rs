@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use endpoint_group::{FlowKey, Protocol};
+use endpoint_group::{FlowKey, Protocol, Slot};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{dial, leg::Leg, relay};
@@ -10,7 +10,7 @@ use crate::{
     account::Counters,
     bind::Bound,
     flow::OpenFlow,
-    reasons::{CloseReason, DropReason, is_descriptors},
+    reasons::{CloseReason, DropReason},
     routes::Classifier,
     worker::{Phase, Worker},
 };
@@ -78,31 +78,36 @@ async fn accept_until_drained(acceptor: Rc<Acceptor>, socket: Arc<TcpListener>) 
 impl Acceptor {
     fn take(self: &Rc<Self>, stream: TcpStream, client: SocketAddr) {
         let leg = Leg::new(stream);
+        let key = FlowKey { protocol: Protocol::Tcp, client, to: self.address };
+        let slot = self.classifier.slot(&key);
+        if self.worker.shared.routes.choose(self.listener, slot).is_none() {
+            self.counters.count_drop(DropReason::NoEndpoint);
+            return;
+        }
         let Some(flow) = OpenFlow::admit(&self.worker, self.listener, Protocol::Tcp, &self.counters, client.ip()) else {
             return;
         };
         let acceptor = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let reason = acceptor.serve(leg, client, &flow).await;
+            let reason = acceptor.serve(leg, slot, &flow).await;
             tracing::debug!(%client, to = %acceptor.address, reason = reason.as_str(), "connection ended");
             flow.ends(reason);
         });
     }
 
     async fn failed(&self, error: &std::io::Error) {
-        let reason = if is_descriptors(error) { DropReason::NoDescriptors } else { DropReason::LocalError };
         // A connection that its client aborted while it waited is nobody's loss.
         if error.raw_os_error() == Some(libc::ECONNABORTED) {
             return;
         }
-        self.counters.count_drop(reason);
-        tracing::warn!(address = %self.address, %error, "cannot accept; pausing");
+        // Nothing is lost yet: the connection waits in the accept queue, whose overflow is counted.
+        if self.worker.may_complain() {
+            tracing::warn!(address = %self.address, %error, "cannot accept; connections wait");
+        }
         tokio::time::sleep(PAUSE).await;
     }
 
-    async fn serve(&self, mut client: Leg, from: SocketAddr, flow: &OpenFlow) -> CloseReason {
-        let key = FlowKey { protocol: Protocol::Tcp, client: from, to: self.address };
-        let slot = self.classifier.slot(&key);
+    async fn serve(&self, mut client: Leg, slot: Slot, flow: &OpenFlow) -> CloseReason {
         let Some(settings) = &self.worker.shared.settings.listeners[self.listener].tcp else {
             return CloseReason::LocalError;
         };

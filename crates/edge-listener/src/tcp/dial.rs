@@ -8,7 +8,7 @@ use tokio::{net::TcpStream, time};
 use super::leg::Leg;
 use crate::{
     account::Counters,
-    reasons::{CloseReason, DropReason, is_local},
+    reasons::{CloseReason, is_local},
     settings::TcpSettings,
     worker::Worker,
 };
@@ -24,15 +24,22 @@ impl Dial<'_> {
     /// Tries the ranking of `slot` in order, each endpoint once, up to `connect_attempts`.
     pub async fn first_that_accepts(&self, slot: Slot, port: u16) -> Result<(Leg, EndpointId), CloseReason> {
         let mut tried = Vec::new();
+        let mut lack = false;
         while tried.len() < self.settings.connect_attempts.get() {
             // Looked up anew for every attempt: the table may have learnt of the death meanwhile.
             let Some(id) = self.worker.shared.routes.next(self.listener, slot, &tried) else { break };
             tried.push(id);
             match self.connect(id, port).await {
                 Ok(leg) => return Ok((leg, id)),
+                // Every local port is in use towards this endpoint: not its fault, and another may have some left.
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                    tracing::debug!(endpoint = id.index(), "no local port is left towards the endpoint");
+                    self.counters.connect_failed();
+                    lack = true;
+                }
                 Err(error) if is_local(&error) => {
                     // The next endpoint would meet the same lack, and this one is not to blame.
-                    tracing::warn!(%error, "cannot open a connection to an endpoint");
+                    tracing::debug!(%error, "cannot open a connection to an endpoint");
                     return Err(CloseReason::LocalError);
                 }
                 Err(error) => {
@@ -42,10 +49,7 @@ impl Dial<'_> {
                 }
             }
         }
-        if tried.is_empty() {
-            self.counters.count_drop(DropReason::NoEndpoint);
-        }
-        Err(CloseReason::ConnectFailed)
+        Err(if lack { CloseReason::LocalError } else { CloseReason::ConnectFailed })
     }
 
     async fn connect(&self, id: EndpointId, port: u16) -> io::Result<Leg> {

@@ -1,6 +1,6 @@
 //! One end of a proxied connection.
 
-use std::{io, net::Shutdown, ops::Deref};
+use std::{io, net::Shutdown, ops::Deref, os::fd::AsRawFd};
 
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
@@ -27,6 +27,14 @@ impl Leg {
     /// Lets the kernel deliver what is still queued and close in order.
     pub fn finish(&mut self) {
         self.finished = true;
+    }
+
+    /// Bytes sent that the far end has not acknowledged yet, by `SIOCOUTQ`; 0 if the kernel does not say.
+    pub fn unacknowledged(&self) -> i32 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the request writes one int to `bytes`, which outlives the call.
+        let result = unsafe { libc::ioctl(self.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if result == 0 { bytes } else { 0 }
     }
 
     /// Waits until the far end has aborted.

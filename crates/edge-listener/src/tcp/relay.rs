@@ -64,7 +64,7 @@ impl Relay<'_> {
                 Ok(_) => CloseReason::Finished,
                 Err(reason) => reason,
             },
-            () = idle(&last, self.idle_timeout) => CloseReason::Idle,
+            () = self.idle(&last) => CloseReason::Idle,
         }
     }
 
@@ -106,8 +106,7 @@ impl Relay<'_> {
             };
             last.set(Instant::now());
             if let Some(rest) = rest {
-                self.push(way, &rest).await?;
-                last.set(Instant::now());
+                self.push(way, &rest, last).await?;
             }
             burst += 1;
             if burst == BURST {
@@ -137,7 +136,7 @@ impl Relay<'_> {
     }
 
     /// The slow way: the sink takes less than the source gives, so nothing more is read until it has taken all.
-    async fn push(&self, way: &Way<'_>, mut rest: &[u8]) -> Result<(), CloseReason> {
+    async fn push(&self, way: &Way<'_>, mut rest: &[u8], last: &Cell<Instant>) -> Result<(), CloseReason> {
         while !rest.is_empty() {
             tokio::select! {
                 writable = way.to.writable() => writable.map_err(|_| way.to_lost)?,
@@ -147,12 +146,35 @@ impl Relay<'_> {
                 Ok(written) => {
                     self.counters.forward(way.direction, written, 0);
                     rest = &rest[written..];
+                    last.set(Instant::now());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return Err(way.to_lost),
             }
         }
         Ok(())
+    }
+
+    /// Returns once `idle_timeout` has passed since `last`, however often that moves on meanwhile.
+    ///
+    /// A slow reader may take longer than that to make the kernel's send buffer writable again, while it takes in byte after byte:
+    /// acknowledgements are traffic too. Data that nobody acknowledges ends the connection after up to twice the timeout.
+    async fn idle(&self, last: &Cell<Instant>) {
+        let queues = || (self.client.unacknowledged(), self.endpoint.unacknowledged());
+        let mut before = queues();
+        loop {
+            let due = last.get() + self.idle_timeout;
+            if due > Instant::now() {
+                time::sleep_until(due).await;
+                continue;
+            }
+            let now = queues();
+            if now == before {
+                return;
+            }
+            before = now;
+            last.set(Instant::now());
+        }
     }
 }
 
@@ -182,16 +204,5 @@ impl Halves {
             self.both.notify_one();
         }
         both
-    }
-}
-
-/// Returns once `timeout` has passed since `last`, however often that moves on meanwhile.
-async fn idle(last: &Cell<Instant>, timeout: Duration) {
-    loop {
-        let due = last.get() + timeout;
-        if due <= Instant::now() {
-            return;
-        }
-        time::sleep_until(due).await;
     }
 }

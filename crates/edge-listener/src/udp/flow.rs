@@ -94,7 +94,7 @@ fn connect_first(receiver: &Receiver, slot: Slot) -> Result<Upstream, DropReason
             Ok(socket) => return Ok(Upstream { endpoint, socket: Rc::new(socket) }),
             Err(error) if is_descriptors(&error) => return Err(DropReason::NoDescriptors),
             Err(error) if is_local(&error) => {
-                tracing::warn!(%address, %error, "cannot open a socket to an endpoint");
+                tracing::debug!(%address, %error, "cannot open a socket to an endpoint");
                 return Err(DropReason::LocalError);
             }
             Err(error) => {
@@ -129,6 +129,9 @@ impl Flow {
 
     /// Moves to the present choice. Without one that can be addressed the flow stays where it is.
     fn leave(&self, receiver: &Receiver, from: EndpointId) {
+        if receiver.worker.shared.routes.choose(receiver.listener, self.slot) == Some(from) {
+            return;
+        }
         let Ok(upstream) = connect_first(receiver, self.slot) else { return };
         if upstream.endpoint == from {
             return;

@@ -182,8 +182,12 @@ pub enum LoadError {
 impl Config {
     /// Reads and parses the file at `path`.
     pub fn load(path: &Path, host: &Host) -> Result<Self, LoadError> {
-        let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, host).map_err(|errors| LoadError::Invalid { path: path.to_owned(), errors })
+        let bytes = std::fs::read(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let parsed = match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text, host),
+            Err(error) => Err(ConfigErrors(vec![not_text(&bytes, &error)])),
+        };
+        parsed.map_err(|errors| LoadError::Invalid { path: path.to_owned(), errors })
     }
 
     /// The config that `text` means on `host`, or every error in it.
@@ -191,6 +195,13 @@ impl Config {
         let (config, errors, _) = read(text, host);
         config.ok_or(ConfigErrors(errors))
     }
+}
+
+fn not_text(bytes: &[u8], error: &std::str::Utf8Error) -> Diagnostic {
+    let at = error.valid_up_to();
+    let line = 1 + bytes[..at].iter().filter(|&&byte| byte == b'\n').count();
+    let reason = format!("the byte 0x{:02x} is not UTF-8 text", bytes.get(at).copied().unwrap_or_default());
+    Diagnostic { line, key: "(text)".to_owned(), reason, cure: "save the file as UTF-8".to_owned() }
 }
 
 /// The whole file as read.

@@ -315,7 +315,9 @@ impl Loop {
         }
         let names = self.state.endpoints().entries().iter().filter(|e| e.is_member()).map(|e| e.target.name.as_str());
         let near = names.map(|name| (strsim::damerau_levenshtein(name, &endpoint), name)).min();
-        let nearest = near.filter(|(distance, _)| *distance <= 2).map(|(_, name)| name.to_owned());
+        let nearest = near
+            .filter(|(distance, name)| *distance <= 2 && *distance < name.len().min(endpoint.len()))
+            .map(|(_, name)| name.to_owned());
         Err(OrderError::NoSuchEndpoint { name: endpoint, nearest })
     }
 

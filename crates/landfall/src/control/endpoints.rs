@@ -177,13 +177,20 @@ impl Endpoints {
                     port_overrides: Arc::clone(&overrides),
                 });
                 let probe = group.probe_address(endpoint);
-                let known = next.member(&endpoint.name, endpoint.ip, endpoint.port);
+                let known = next.known(&endpoint.name, endpoint.ip, endpoint.port);
                 let id = match known {
                     Some(id) => {
                         let entry = &mut next.entries[id.index()];
                         let (set, drain) = match entry.membership {
                             Membership::Member { weight, set, drain, .. } => (set.filter(|_| weight == endpoint.weight), drain),
-                            Membership::Retired { .. } => (None, None),
+                            Membership::Retired { leaves } => {
+                                // What was known before its probes ended is out of date.
+                                if leaves <= now {
+                                    entry.snapshot = Snapshot::unknown(now);
+                                    entry.recovered = None;
+                                }
+                                (None, None)
+                            }
                         };
                         let membership = Membership::Member { group: index, weight: endpoint.weight, set, drain };
                         *entry = Entry { target, membership, probe, check: Arc::clone(&check), ..entry.clone() };
@@ -208,8 +215,9 @@ impl Endpoints {
         Ok(())
     }
 
-    fn member(&self, name: &Name, ip: IpAddr, port: Option<u16>) -> Option<EndpointId> {
-        let same = |e: &&Entry| e.is_member() && e.target.name == *name && e.target.ip == ip && e.target.port == port;
+    /// The entry of this name and address; a retired one comes back under its id.
+    fn known(&self, name: &Name, ip: IpAddr, port: Option<u16>) -> Option<EndpointId> {
+        let same = |e: &&Entry| e.target.name == *name && e.target.ip == ip && e.target.port == port;
         self.entries.iter().find(same).map(|entry| entry.id)
     }
 
