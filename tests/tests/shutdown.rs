@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use landfall_tests::clients::{TcpSession, UdpFlow, tcp_probe};
+use landfall_tests::command::landfall;
 use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::loopback::{config_head, own_address};
@@ -129,4 +130,31 @@ fn a_scrape_under_traffic_passes_the_prometheus_linter() {
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]);
     process::run(None, command, Some(metrics.text()), LIMIT).unwrap();
+}
+
+#[test]
+fn a_second_edge_on_the_same_addresses_is_refused_and_takes_no_traffic() {
+    let scene = scene("10s");
+    let mut flow = scene.flow();
+    flow.exchange(LIMIT).unwrap();
+    let text = std::fs::read_to_string(scene.edge.config_path()).unwrap();
+    let admin = scene.edge.admin().to_string();
+    let elsewhere = std::net::TcpListener::bind((own_address(), 0)).unwrap().local_addr().unwrap().to_string();
+    let second = tempfile::tempdir().unwrap();
+    let path = second.path().join("landfall.toml");
+    let run = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        landfall(["run", "--config", path.to_str().unwrap()]).unwrap()
+    };
+    let ended = run(&text.replace(&admin, &elsewhere));
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("another edge answers on the control socket"), "{}", ended.stderr);
+    let own_socket = second.path().join("control.sock");
+    let control = scene.edge.directory().join("control.sock");
+    let other = text.replace(&admin, &elsewhere).replace(control.to_str().unwrap(), own_socket.to_str().unwrap());
+    let ended = run(&other);
+    assert_eq!(ended.status, Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("another process has the address"), "{}", ended.stderr);
+    flow.exchange(LIMIT).unwrap();
+    assert_eq!(scene.edge.metrics().unwrap().sum("landfall_flows_opened_total", &[("protocol", "udp")]), 1.0);
 }

@@ -215,6 +215,29 @@ fn a_slow_reader_holds_the_sender_back_and_costs_no_memory() {
     scene.expect_ends(&[("finished", 1)]);
 }
 
+/// Longer than the idle timeout of a second, however little is read at a time.
+const SLOW_READS: usize = 30;
+
+#[test]
+fn a_reader_that_is_slow_is_not_idle() {
+    let scene = scene(1, "idle_timeout = \"1s\"");
+    let (session, endpoint) = scene.both_ends();
+    let mut client = session.stream();
+    std::thread::scope(|scope| {
+        // Ends by an error, when the client has had enough.
+        scope.spawn(|| while (&endpoint).write_all(&[0; CHUNK]).is_ok() {});
+        let mut beat = wait::Beat::every(Duration::from_millis(100));
+        for read in 0..SLOW_READS {
+            client.read_exact(&mut [0; CHUNK]).unwrap_or_else(|error| panic!("read {read}: {error}"));
+            beat.wait();
+        }
+        // Unread data makes this an abort.
+        abort(client.try_clone().unwrap());
+        client.shutdown(Shutdown::Both).unwrap();
+    });
+    assert_eq!(scene.sum("landfall_flows_closed_total", &[("reason", "idle_timeout")]), 0.0);
+}
+
 /// The byte at `offset` of what is pushed.
 fn pattern(offset: usize) -> u8 {
     offset.wrapping_mul(31).to_le_bytes()[0] ^ (offset >> 16).to_le_bytes()[0]
