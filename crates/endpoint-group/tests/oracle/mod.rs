@@ -48,13 +48,16 @@ fn key(domain: &[u8; 8], name: &str) -> u64 {
     siphash13([u64::from_be_bytes(*domain), u64::from_be_bytes(*b"landfall")], name.as_bytes())
 }
 
-/// SplitMix64's generator, positioned `slot` steps after `key` rather than stepped there.
+/// The key times the slot's number of the SplitMix64 sequence that starts at 0, made odd; the product's halves, one upon the other.
 fn draw(key: u64, slot: u16) -> u64 {
-    let state = (u128::from(key) + u128::from(slot) * 0x9e37_79b9_7f4a_7c15) % (1 << 64);
+    let state = (u128::from(slot) + 1) * 0x9e37_79b9_7f4a_7c15 % (1 << 64);
     let mix = |z: u64, shift: u32, factor: u64| (z ^ (z >> shift)).wrapping_mul(factor);
     let z = mix(u64::try_from(state).unwrap(), 30, 0xbf58_476d_1ce4_e5b9);
     let z = mix(z, 27, 0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    let factor = (z ^ (z >> 31)) | 1;
+    let words = (u128::from(key) * u128::from(factor)).to_le_bytes();
+    let half = |at: usize| u64::from_le_bytes(words[at..at + 8].try_into().unwrap());
+    half(0) ^ half(8)
 }
 
 /// `log2(1 + i / 1024)` with 44 fractional bits, rounded down.
