@@ -1,10 +1,15 @@
-//! `landfall check`: every error of a config file, or what the file means and how fast its groups fail over.
+//! `landfall check`: every error of a config file, or what the file means, which shares its slots give and how fast its groups fail over.
 
-use std::{fmt::Write, path::Path, time::Duration};
+mod shares;
 
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write, path::Path, time::Duration};
+
+use endpoint_group::SLOTS;
 use health_checker::{ProbeKind, check::PUBLISH_ALLOWANCE};
 use serde::Serialize;
 
+pub use self::shares::FEWEST_SLOTS;
+use self::shares::{FewSlots, ListenerShares};
 use crate::config::{Config, ConfigErrors, Diagnostic, Group, Host, LoadError};
 
 /// Exit status of a file without errors.
@@ -48,13 +53,22 @@ pub fn check(path: &Path, host: &Host, format: Format) -> Outcome {
 }
 
 fn text(path: &Path, config: &Config) -> String {
+    let (listeners, few) = shares::shares(config);
     let mut out = config.to_toml();
-    if !config.warnings.is_empty() {
+    if !config.warnings.is_empty() || !few.is_empty() {
         out.push_str("\n# warnings\n");
     }
     // Comments, so that what is printed is a config file.
     for warning in &config.warnings {
         let _ = writeln!(out, "# {}", warning.render(path));
+    }
+    for few in &few {
+        let (reason, cure) = few.words();
+        let _ = writeln!(out, "# endpoint group {}: {reason}; {cure}", few.name);
+    }
+    let _ = writeln!(out, "\n# shares of new flows while every endpoint is healthy, by the slots that each really holds");
+    for listener in &listeners {
+        share_lines(&mut out, listener);
     }
     out.push_str(
         "\n# failover: the longest time until no new flow reaches a dead endpoint and its old flows were told or moved\n",
@@ -63,6 +77,33 @@ fn text(path: &Path, config: &Config) -> String {
         let _ = writeln!(out, "# {}", bound_line(group));
     }
     out
+}
+
+/// Endpoints of one listener that are shown to people; scripts get all.
+const ENDPOINTS_SHOWN: usize = 32;
+
+/// One line an endpoint.
+fn share_lines(out: &mut String, listener: &ListenerShares) {
+    let width = listener.slots.iter().map(|(name, _)| name.as_str().len()).max().unwrap_or(0);
+    let _ = writeln!(out, "# listener {}", listener.name);
+    for (name, slots) in listener.slots.iter().take(ENDPOINTS_SHOWN) {
+        let _ = writeln!(out, "#   {:width$}  {:>6.2} %  {slots:>6} slots", name.as_str(), share(*slots) * 100.0);
+    }
+    if let Some((rest, least, most)) = remainder(&listener.slots) {
+        let _ = writeln!(out, "#   and {rest} more with {least} to {most} slots each");
+    }
+}
+
+/// How many endpoints are not shown, and the fewest and the most slots among them.
+fn remainder(slots: &[(endpoint_group::Name, usize)]) -> Option<(usize, usize, usize)> {
+    let rest = slots.get(ENDPOINTS_SHOWN..)?.iter().map(|(_, slots)| *slots);
+    Some((rest.len(), rest.clone().min()?, rest.max()?))
+}
+
+/// Of all slots.
+fn share(slots: usize) -> f64 {
+    // Both are at most 65,536: exact.
+    slots as f64 / SLOTS as f64
 }
 
 /// The bound of a group with the figures that it follows from.
@@ -94,21 +135,45 @@ fn seconds(duration: Duration) -> String {
 struct Report<'a> {
     errors: Vec<Finding<'a>>,
     warnings: Vec<Finding<'a>>,
+    listeners: Vec<Shares<'a>>,
     endpoint_groups: Vec<Bound<'a>>,
 }
 
+/// Line 0 where the finding is about no single line.
 #[derive(Serialize)]
 struct Finding<'a> {
     line: usize,
-    key: &'a str,
-    message: &'a str,
+    key: Cow<'a, str>,
+    message: Cow<'a, str>,
     cure: &'a str,
+}
+
+impl From<&FewSlots> for Finding<'_> {
+    fn from(few: &FewSlots) -> Self {
+        let (reason, cure) = few.words();
+        let message = format!("endpoint group {}: {reason}", few.name);
+        Self { line: 0, key: format!("endpoint_groups[{}].endpoints", few.group).into(), message: message.into(), cure }
+    }
+}
+
+/// Of new flows, while every endpoint is healthy: fractions of 1.
+#[derive(Serialize)]
+struct Shares<'a> {
+    name: &'a str,
+    shares: BTreeMap<&'a str, f64>,
+}
+
+impl<'a> From<&'a ListenerShares> for Shares<'a> {
+    fn from(listener: &'a ListenerShares) -> Self {
+        let shares = listener.slots.iter().map(|(name, slots)| (name.as_str(), share(*slots)));
+        Self { name: listener.name.as_str(), shares: shares.collect() }
+    }
 }
 
 impl<'a> From<&'a Diagnostic> for Finding<'a> {
     fn from(finding: &'a Diagnostic) -> Self {
         let Diagnostic { line, key, reason, cure } = finding;
-        Self { line: *line, key, message: reason, cure }
+        Self { line: *line, key: key.into(), message: reason.into(), cure }
     }
 }
 
@@ -119,19 +184,21 @@ struct Bound<'a> {
 }
 
 fn json(outcome: Result<&Config, &LoadError>) -> String {
-    let mut report = Report { errors: Vec::new(), warnings: Vec::new(), endpoint_groups: Vec::new() };
-    let message;
+    let mut report = Report { errors: Vec::new(), warnings: Vec::new(), listeners: Vec::new(), endpoint_groups: Vec::new() };
+    let (listeners, few);
     match outcome {
         Ok(config) => {
-            report.warnings = config.warnings.iter().map(Finding::from).collect();
+            (listeners, few) = shares::shares(config);
+            report.warnings = config.warnings.iter().map(Finding::from).chain(few.iter().map(Finding::from)).collect();
+            report.listeners = listeners.iter().map(Shares::from).collect();
             report.endpoint_groups = config.endpoint_groups.iter().map(bound).collect();
         }
         Err(LoadError::Invalid { errors: ConfigErrors(errors), .. }) => {
             report.errors = errors.iter().map(Finding::from).collect()
         }
         Err(LoadError::Read { source, .. }) => {
-            message = format!("cannot read the file: {source}");
-            report.errors = vec![Finding { line: 0, key: "", message: &message, cure: "name a file that this user may read" }];
+            let message = format!("cannot read the file: {source}").into();
+            report.errors = vec![Finding { line: 0, key: "".into(), message, cure: "name a file that this user may read" }];
         }
     }
     // The report has no map keys or values that JSON cannot hold.

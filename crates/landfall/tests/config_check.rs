@@ -30,6 +30,62 @@ fn a_valid_file_is_shown_in_full_with_its_bounds() {
 }
 
 #[test]
+fn shares_are_those_of_the_slots() {
+    let text = run("design.toml", Format::Text).text;
+    let line = |name: &str| text.lines().find(|line| line.starts_with(&format!("#   {name} "))).unwrap().to_owned();
+    let slots = |name: &str| line(name).split_whitespace().rev().nth(1).unwrap().parse::<usize>().unwrap();
+    let (first, second) = (slots("eu-1"), slots("eu-2"));
+    // Weights 128 and 64; `us` takes nothing while `eu`, at dial 100, is eligible.
+    assert_eq!((first + second, slots("us-1")), (65_536, 0), "{text}");
+    assert!(first.abs_diff(43_691) < 600, "{text}");
+
+    let json: serde_json::Value = serde_json::from_str(&run("design.toml", Format::Json).text).unwrap();
+    let shares = &json["listeners"][0]["shares"];
+    assert_eq!(json["listeners"][0]["name"], "match");
+    assert_eq!(shares["eu-1"].as_f64().unwrap(), first as f64 / 65_536.0);
+    assert_eq!(shares["us-1"], 0.0);
+}
+
+/// `eu` with `count` endpoints of weight 128 and one of `weight`, at `dial`, then `us`.
+fn crowd(count: usize, weight: u8, dial: f64) -> Outcome {
+    use std::fmt::Write;
+    let mut text = String::from("name = \"game\"\nstatic_ips = [\"198.18.0.1\"]\nhash_seed = 7\n");
+    text.push_str("[[listeners]]\nname = \"match\"\nprotocol = \"tcp\"\nports = [7000]\nendpoint_groups = [\"eu\", \"us\"]\n");
+    writeln!(text, "[[endpoint_groups]]\nname = \"eu\"\ntraffic_dial = {dial:?}\nendpoints = [").unwrap();
+    for index in 0..count {
+        writeln!(text, "{{ name = \"eu-{index}\", address = \"10.0.{}.{}\", weight = 128 }},", index / 250, index % 250 + 1)
+            .unwrap();
+    }
+    writeln!(text, "{{ name = \"small\", address = \"10.9.0.1\", weight = {weight} }}]").unwrap();
+    text.push_str("[[endpoint_groups]]\nname = \"us\"\nendpoints = [{ name = \"us-1\", address = \"10.8.0.1\" }]\n");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("crowd.toml");
+    std::fs::write(&path, text).unwrap();
+    check(&path, &host(), Format::Json)
+}
+
+fn share_warnings(outcome: &Outcome) -> Vec<String> {
+    let json: serde_json::Value = serde_json::from_str(&outcome.text).unwrap();
+    let warnings = json["warnings"].as_array().unwrap().iter().filter(|warning| warning["key"] == "endpoint_groups[0].endpoints");
+    warnings.map(|warning| warning["message"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn few_slots_an_endpoint_are_warned_of() {
+    // 65,536 slots over 129 endpoints are 508 each, over 301 about 218.
+    assert_eq!(share_warnings(&crowd(128, 128, 100.0)), Vec::<String>::new());
+    let [many] = &share_warnings(&crowd(300, 128, 100.0))[..] else { panic!() };
+    assert!(many.contains("of 301 endpoints get fewer than 256 of the 65536 slots where it takes everything"), "{many}");
+    let [small] = &share_warnings(&crowd(3, 1, 100.0))[..] else { panic!() };
+    assert!(small.contains("1 of 4 endpoints") && small.contains("gets small: its share may be off by "), "{small}");
+    // In full the group has enough for everyone, but this listener's dial leaves it 655 for four.
+    let [dialled] = &share_warnings(&crowd(3, 128, 1.0))[..] else { panic!() };
+    assert!(dialled.contains("4 of 4 endpoints") && dialled.contains("through listener match"), "{dialled}");
+    // Weight 0 is no share that could be uneven.
+    assert_eq!(share_warnings(&crowd(3, 0, 100.0)), Vec::<String>::new());
+}
+
+#[test]
 fn errors_are_printed_one_a_line() {
     let outcome = run("ten_mistakes.toml", Format::Text);
     assert_eq!((outcome.status, outcome.text.lines().count()), (EXIT_CONFIG, 10));

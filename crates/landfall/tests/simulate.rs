@@ -186,18 +186,18 @@ fn a_small_run_is_known() {
 const GOLDEN: &str = "\
 1,000 flows, seed 1; everything healthy, then down eu-1, us-1
 
-eu  eu-1  before 160  16.0 %  ░░░░░░░
+eu  eu-1  before 161  16.1 %  ░░░░░░░
           after    0   0.0 %
 eu  eu-2  before  63   6.3 %  ░░░
-          after  138  13.8 %  ███████
-eu  eu-3  before  91   9.1 %  ░░░░
-          after  176  17.6 %  ████████
-us  us-1  before 356  35.6 %  ░░░░░░░░░░░░░░░░
+          after  139  13.9 %  ██████
+eu  eu-3  before  69   6.9 %  ░░░
+          after  154  15.4 %  ███████
+us  us-1  before 371  37.1 %  ░░░░░░░░░░░░░░░░
           after    0   0.0 %
-us  us-2  before 330  33.0 %  ░░░░░░░░░░░░░░░
-          after  686  68.6 %  ██████████████████████████████
+us  us-2  before 336  33.6 %  ░░░░░░░░░░░░░░░
+          after  707  70.7 %  ██████████████████████████████
 
-moved: 516 (51.6 % of all flows)
+moved: 532 (53.2 % of all flows)
 moved needlessly: 0
 ";
 
