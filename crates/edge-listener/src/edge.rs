@@ -12,6 +12,7 @@ use crate::{
     PassiveObserver, Routes,
     account::Books,
     bind::{self, BindError},
+    find::Finder,
     limits::FlowLimits,
     settings::EdgeSettings,
     worker::{self, Phase, Shared},
@@ -23,6 +24,7 @@ pub struct Edge {
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
     books: Arc<Books>,
+    finder: Finder,
 }
 
 /// The edge could not start. Nothing is left bound.
@@ -65,20 +67,26 @@ impl Edge {
         };
         let runtimes = (0..sockets.len()).map(runtime).collect::<Result<Vec<_>, _>>()?;
         let mut workers = Vec::new();
-        for (index, (sockets, runtime)) in sockets.into_iter().zip(runtimes).enumerate() {
+        let (finder, inquiries) = Finder::new(sockets.len());
+        for (index, ((sockets, inquiries), runtime)) in sockets.into_iter().zip(inquiries).zip(runtimes).enumerate() {
             let shared = Arc::clone(&shared);
             let thread = thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || worker::run(index, shared, sockets, &runtime))
+                .spawn(move || worker::run(index, shared, sockets, inquiries, &runtime))
                 .map_err(|source| StartError::Worker { worker: index, source })?;
             workers.push(thread);
         }
-        Ok(Self { phase, workers, books })
+        Ok(Self { phase, workers, books, finder })
     }
 
     /// What was counted.
     pub fn books(&self) -> &Arc<Books> {
         &self.books
+    }
+
+    /// Tells where a flow is pinned.
+    pub fn finder(&self) -> &Finder {
+        &self.finder
     }
 
     /// Takes no new flow from here on: TCP sockets close once their accept queue is served, UDP sockets serve the flows they have.

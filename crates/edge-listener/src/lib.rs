@@ -14,6 +14,7 @@
 pub mod account;
 pub mod bind;
 pub mod edge;
+pub mod find;
 mod flow;
 pub mod limits;
 pub mod overflow;
@@ -25,6 +26,7 @@ mod udp;
 mod worker;
 
 pub use edge::{Edge, StartError};
+pub use find::Finder;
 pub use reasons::{CloseReason, DropReason};
 pub use routes::Routes;
 

@@ -3,14 +3,15 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeSet, HashMap},
-    rc::Rc,
+    net::SocketAddr,
+    rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
 };
 
-use endpoint_group::{EndpointId, FlowHasher, Protocol};
+use endpoint_group::{EndpointId, FlowHasher, FlowKey, Protocol};
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, mpsc, watch},
     task::LocalSet,
     time::Instant,
 };
@@ -19,11 +20,13 @@ use crate::{
     PassiveObserver,
     account::{Books, Counters},
     bind::Sockets,
+    find::Inquiry,
     limits::FlowLimits,
     reasons::CloseReason,
     routes::{Classifier, Routes},
     settings::EdgeSettings,
-    tcp, udp,
+    tcp::{self, connections::Connections},
+    udp::{self, receive::Receiver},
 };
 
 /// The largest UDP payload fits, and TCP reads are long enough to amortise their system calls.
@@ -56,9 +59,6 @@ pub(crate) struct Shared {
     pub drained: watch::Sender<BTreeSet<usize>>,
 }
 
-/// The connections of one listener to one endpoint, each with the means to end it.
-type Connections = HashMap<u64, oneshot::Sender<CloseReason>>;
-
 /// What the tasks of one worker share. Nothing here is touched by another thread.
 pub(crate) struct Worker {
     pub shared: Arc<Shared>,
@@ -67,8 +67,9 @@ pub(crate) struct Worker {
     pub buffer: RefCell<Box<[u8]>>,
     live: Cell<usize>,
     ended: Notify,
-    kills: RefCell<HashMap<(usize, EndpointId), Connections>>,
-    next_kill: Cell<u64>,
+    pub connections: Rc<Connections>,
+    /// Who has the UDP flows to a static IP and port.
+    pub receivers: RefCell<HashMap<SocketAddr, Weak<Receiver>>>,
     complained: Cell<Option<Instant>>,
 }
 
@@ -81,27 +82,6 @@ impl Drop for LiveFlow {
         self.0.live.set(live);
         if live == 0 {
             self.0.ended.notify_one();
-        }
-    }
-}
-
-/// A connection's entry among those that can be ended from outside.
-pub(crate) struct Killable {
-    worker: Rc<Worker>,
-    key: (usize, EndpointId),
-    id: u64,
-    /// Resolves with the reason to end.
-    pub killed: oneshot::Receiver<CloseReason>,
-}
-
-impl Drop for Killable {
-    fn drop(&mut self) {
-        let mut kills = self.worker.kills.borrow_mut();
-        if let Some(connections) = kills.get_mut(&self.key) {
-            connections.remove(&self.id);
-            if connections.is_empty() {
-                kills.remove(&self.key);
-            }
         }
     }
 }
@@ -135,46 +115,24 @@ impl Worker {
         LiveFlow(Rc::clone(self))
     }
 
-    /// Lets the sweep end a connection of `listener` to `endpoint`.
-    pub fn killable(self: &Rc<Self>, listener: usize, endpoint: EndpointId) -> Killable {
-        let id = self.next_kill.get();
-        self.next_kill.set(id + 1);
-        let (kill, killed) = oneshot::channel();
-        let key = (listener, endpoint);
-        self.kills.borrow_mut().entry(key).or_default().insert(id, kill);
-        Killable { worker: Rc::clone(self), key, id, killed }
+    fn find(&self, flow: &FlowKey) -> Option<EndpointId> {
+        match flow.protocol {
+            Protocol::Tcp => self.connections.endpoint_of((flow.client, flow.to)),
+            Protocol::Udp => self.receivers.borrow().get(&flow.to)?.upgrade()?.endpoint_of(flow.client),
+        }
     }
 
     /// Ends every connection whose endpoint is to be left, a batch at a time so that live traffic is not held up.
     async fn sweep(&self) {
         loop {
-            let leaving = {
+            let leaving = self.connections.find_key(|(listener, endpoint)| {
                 let Shared { settings, routes, .. } = &*self.shared;
-                let leave = |&&(listener, endpoint): &&(usize, EndpointId)| {
-                    let tcp = settings.listeners[listener].tcp.as_ref();
-                    tcp.is_some_and(|tcp| routes.must_leave(listener, endpoint, tcp.on_unhealthy))
-                };
-                self.kills.borrow().keys().find(leave).copied()
-            };
+                let tcp = settings.listeners[listener].tcp.as_ref();
+                tcp.is_some_and(|tcp| routes.must_leave(listener, endpoint, tcp.on_unhealthy))
+            });
             let Some(key) = leaving else { return };
-            self.kill(key, CloseReason::EndpointGone);
+            self.connections.end(key, CloseReason::EndpointGone, SWEEP);
             tokio::task::yield_now().await;
-        }
-    }
-
-    /// Ends up to [`SWEEP`] connections under `key`.
-    fn kill(&self, key: (usize, EndpointId), reason: CloseReason) {
-        let mut kills = self.kills.borrow_mut();
-        let Some(connections) = kills.get_mut(&key) else { return };
-        let batch: Vec<u64> = connections.keys().copied().take(SWEEP).collect();
-        for id in batch {
-            if let Some(kill) = connections.remove(&id) {
-                // Err: the connection has just ended by itself.
-                let _ = kill.send(reason);
-            }
-        }
-        if connections.is_empty() {
-            kills.remove(&key);
         }
     }
 
@@ -194,15 +152,21 @@ impl Worker {
 }
 
 /// Runs one worker until the edge drains and its last flow has ended, or until the edge stops.
-pub(crate) fn run(index: usize, shared: Arc<Shared>, sockets: Sockets, runtime: &tokio::runtime::Runtime) {
+pub(crate) fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    sockets: Sockets,
+    mut inquiries: mpsc::Receiver<Inquiry>,
+    runtime: &tokio::runtime::Runtime,
+) {
     let worker = Rc::new(Worker {
         shared,
         index,
         buffer: RefCell::new(vec![0; BUFFER].into()),
         live: Cell::new(0),
         ended: Notify::new(),
-        kills: RefCell::default(),
-        next_kill: Cell::new(0),
+        connections: Rc::default(),
+        receivers: RefCell::default(),
         complained: Cell::new(None),
     });
     LocalSet::new().block_on(runtime, async {
@@ -218,6 +182,10 @@ pub(crate) fn run(index: usize, shared: Arc<Shared>, sockets: Sockets, runtime: 
             tokio::select! {
                 // Err: the routes outlive the workers.
                 Ok(()) = published.changed() => worker.sweep().await,
+                Some(Inquiry { flow, answer }) = inquiries.recv() => {
+                    // Err: the asker has gone.
+                    let _ = answer.send(worker.find(&flow));
+                }
                 changed = phase.changed() => {
                     // A vanished edge handle stops like an ordered stop. Flows that are left are reset as their tasks are dropped.
                     if changed.is_err() || *phase.borrow_and_update() == Phase::Stopping {

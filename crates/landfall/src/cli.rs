@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, builder::PossibleValuesParser, builder::TypedValueParser};
-use endpoint_group::Protocol;
+use endpoint_group::{FlowKey, Protocol};
 
 use crate::{
-    commands::{Ask, DrainArgs, StatusArgs, UndrainArgs, WeightArgs},
+    commands::{Ask, CONTROL, DrainArgs, StatusArgs, UndrainArgs, WeightArgs},
     logging::LogFormat,
 };
 
@@ -28,7 +28,8 @@ pub enum Command {
     Run(RunArgs),
     /// Read a config and print every error in it, or what it means and how fast its groups fail over.
     Check(CheckArgs),
-    /// Print which endpoint a flow goes to, and why, from a config alone: every endpoint is taken for healthy but those of --down.
+    /// Print which endpoint a flow goes to, and why: from a config alone, where every endpoint is taken for healthy but those of
+    /// --down, or with --edge by what a running edge knows, and whether it has the flow.
     Explain(ExplainArgs),
     /// Print who would take which share, and what would move, if endpoints died or came back; from a config alone.
     Simulate(SimulateArgs),
@@ -79,10 +80,17 @@ pub struct CheckArgs {
 
 /// Of `explain`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("view").args(["config", "edge"]).required(true))]
 pub struct ExplainArgs {
     /// The config file.
     #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    pub config: Option<PathBuf>,
+    /// Ask the running edge of --control instead of a config.
+    #[arg(long)]
+    pub edge: bool,
+    /// The control socket of that edge: `edge.control` in its config.
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL, conflicts_with = "config")]
+    pub control: PathBuf,
     /// Address and port of the client, such as 203.0.113.9:5555; an IPv6 address stands in brackets.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub client: SocketAddr,
@@ -93,11 +101,18 @@ pub struct ExplainArgs {
     #[arg(long, value_parser = PossibleValuesParser::new(["tcp", "udp"]).map(|word| protocol(&word)))]
     pub protocol: Protocol,
     /// Endpoints to take for dead; the name of a group stands for all of its endpoints.
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', conflicts_with = "edge")]
     pub down: Vec<String>,
     /// Print JSON, for scripts.
     #[arg(long)]
     pub json: bool,
+}
+
+impl ExplainArgs {
+    /// The flow that is asked about.
+    pub fn flow(&self) -> FlowKey {
+        FlowKey { protocol: self.protocol, client: self.client, to: self.to }
+    }
 }
 
 fn protocol(word: &str) -> Protocol {

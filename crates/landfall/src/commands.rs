@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::{
     check::EXIT_CONFIG,
+    cli::ExplainArgs,
     control::status::{EndpointStatus, Status},
     control_socket::{self, Answer, Request, SocketError},
     run,
@@ -20,11 +21,14 @@ use crate::{
 /// How often `status --watch` looks again.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// Where an edge listens for commands unless its config says otherwise.
+pub const CONTROL: &str = "/run/landfall/control.sock";
+
 /// Which edge to ask.
 #[derive(Debug, Args)]
 pub struct Ask {
     /// The control socket of the edge: `edge.control` in its config.
-    #[arg(long, value_name = "SOCKET", default_value = "/run/landfall/control.sock")]
+    #[arg(long, value_name = "SOCKET", default_value = CONTROL)]
     pub control: PathBuf,
 }
 
@@ -106,6 +110,20 @@ pub fn drain(args: DrainArgs) -> ExitCode {
 /// Takes a drain back.
 pub fn undrain(args: UndrainArgs) -> ExitCode {
     order(&args.ask, &Request::Undrain { endpoint: args.endpoint })
+}
+
+/// Explains a flow by what a running edge knows.
+pub fn explain(args: &ExplainArgs) -> ExitCode {
+    let request = Request::Explain { protocol: args.protocol.to_string(), client: args.client, to: args.to };
+    match send(&args.control, &request) {
+        Ok(Answer { explanation: Some(explanation), .. }) => {
+            // Err: whoever reads has read enough.
+            let _ = io::stdout().write_all(explanation.print(args.json).as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Answer { message, .. }) => complain(&message),
+        Err(error) => complain(&error),
+    }
 }
 
 fn order(ask: &Ask, request: &Request) -> ExitCode {

@@ -4,12 +4,14 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use endpoint_group::{FlowKey, Protocol};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -17,9 +19,12 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::control::{
-    driver::{Control, Order},
-    status::Status,
+use crate::{
+    control::{
+        driver::{Control, Order},
+        status::Status,
+    },
+    explain::Explanation,
 };
 
 /// Longest line taken, in bytes.
@@ -37,6 +42,15 @@ pub enum Request {
     Reload,
     /// What `/status` says.
     Status,
+    /// Where a flow goes, and where it is pinned if it exists.
+    Explain {
+        /// `tcp` or `udp`.
+        protocol: String,
+        /// Who asks.
+        client: SocketAddr,
+        /// What is asked.
+        to: SocketAddr,
+    },
     /// Set an endpoint's weight.
     Weight {
         /// Its name.
@@ -71,13 +85,26 @@ pub struct Answer {
     /// The answer to [`Request::Status`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// The answer to [`Request::Explain`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+impl Answer {
+    fn no(message: impl std::fmt::Display) -> Self {
+        Self { ok: false, message: message.to_string(), status: None, explanation: None }
+    }
+
+    fn yes(message: impl Into<String>) -> Self {
+        Self { ok: true, message: message.into(), status: None, explanation: None }
+    }
 }
 
 impl<E: std::fmt::Display> From<Result<String, E>> for Answer {
     fn from(result: Result<String, E>) -> Self {
         match result {
-            Ok(message) => Self { ok: true, message, status: None },
-            Err(error) => Self { ok: false, message: error.to_string(), status: None },
+            Ok(message) => Self::yes(message),
+            Err(error) => Self::no(error),
         }
     }
 }
@@ -196,9 +223,9 @@ async fn converse(stream: UnixStream, control: Control) {
         }
         let whole = line.ends_with(b"\n") || (line.len() as u64) < LINE;
         let answer = match serde_json::from_slice(&line) {
-            _ if !whole => Err::<String, _>(format!("a command has at most {LINE} bytes")).into(),
+            _ if !whole => Answer::no(format!("a command has at most {LINE} bytes")),
             Ok(request) => answer(request, &control).await,
-            Err(error) => Err::<String, _>(format!("not a command: {error}")).into(),
+            Err(error) => Answer::no(format!("not a command: {error}")),
         };
         let Ok(mut text) = serde_json::to_vec(&answer) else { return };
         text.push(b'\n');
@@ -212,9 +239,21 @@ async fn answer(request: Request, control: &Control) -> Answer {
     let order = match request {
         Request::Reload => return control.reload().await.into(),
         Request::Status => {
-            let status = control.status().await;
-            let message = if status.is_some() { "" } else { "the edge is stopping" };
-            return Answer { ok: status.is_some(), message: message.to_owned(), status };
+            return match control.status().await {
+                Some(status) => Answer { status: Some(status), ..Answer::yes("") },
+                None => Answer::no("the edge is stopping"),
+            };
+        }
+        Request::Explain { protocol, client, to } => {
+            let protocol = match protocol.as_str() {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                other => return Answer::no(format!("there is no protocol {other:?}; ask about \"tcp\" or \"udp\"")),
+            };
+            return match control.explain(FlowKey { protocol, client, to }).await {
+                Ok(explanation) => Answer { explanation: Some(explanation), ..Answer::yes("") },
+                Err(error) => Answer::no(error),
+            };
         }
         Request::Weight { endpoint, weight } => Order::Weight { endpoint, weight },
         Request::Drain { endpoint: Some(endpoint), reset_after_ms } => {

@@ -9,6 +9,7 @@ mod words;
 use std::{
     fmt::Write,
     net::{IpAddr, SocketAddr},
+    path::Path,
     time::Instant,
 };
 
@@ -56,6 +57,42 @@ pub struct Explanation {
     pub address: Option<SocketAddr>,
     /// The choice, or the refusal, in words.
     pub reason: String,
+    /// Whether the flow exists; `None` where no running edge was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<Pin>,
+}
+
+/// Where a flow is on a running edge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// Whether the edge has the flow now.
+    pub exists: bool,
+    /// The endpoint that it is pinned to.
+    pub endpoint: Option<String>,
+    /// That endpoint's group.
+    pub group: Option<String>,
+}
+
+impl Pin {
+    /// Of a flow that is at `endpoint`, or of one that does not exist.
+    pub fn new(state: &State, endpoint: Option<EndpointId>) -> Self {
+        let target = endpoint.map(|id| &state.endpoints().get(id).target);
+        Self {
+            exists: target.is_some(),
+            endpoint: target.map(|target| target.name.to_string()),
+            group: target.map(|target| target.group.to_string()),
+        }
+    }
+
+    fn words(&self, choice: Option<&str>) -> String {
+        match (self.endpoint.as_deref(), self.group.as_deref()) {
+            (Some(endpoint), Some(group)) if choice == Some(endpoint) => {
+                format!("to {endpoint} of {group}, where a new one would go too")
+            }
+            (Some(endpoint), Some(group)) => format!("to {endpoint} of {group}; what follows is for a new one"),
+            _ => "nowhere: this edge does not have the flow; what follows is for a new one".to_owned(),
+        }
+    }
 }
 
 /// What becomes of a slot at one group.
@@ -114,7 +151,7 @@ pub enum ExplainError {
 
 /// Which endpoint a new flow goes to under `state`, and why.
 pub fn explain(state: &State, flow: &FlowKey) -> Result<Explanation, ExplainError> {
-    let flow = FlowKey { client: canonical(flow.client), to: canonical(flow.to), ..*flow };
+    let flow = canonical(flow);
     let index = listener_of(state.config(), &flow)?;
     let listener = &state.config().listeners[index];
     let affinity = listener.settings.affinity;
@@ -143,12 +180,14 @@ pub fn explain(state: &State, flow: &FlowKey) -> Result<Explanation, ExplainErro
         endpoint: choice.map(|target| target.name.to_string()),
         address: choice.map(|target| target.address(flow.to.port())),
         reason: walk.reason(choice.map(|target| &**target)),
+        flow: None,
     })
 }
 
-/// An IPv4 address written as IPv6 is that IPv4 address, as everywhere.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+/// The flow as packets have it: an IPv4 address written as IPv6 is that IPv4 address, as everywhere.
+pub fn canonical(flow: &FlowKey) -> FlowKey {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    FlowKey { client: canonical(flow.client), to: canonical(flow.to), ..*flow }
 }
 
 /// The index of the listener that takes `flow`.
@@ -196,6 +235,9 @@ impl Explanation {
         };
         // Writing to a String does not fail.
         let _ = writeln!(out, "flow      {} {} → {}", self.protocol, self.client, self.to);
+        if let Some(pin) = &self.flow {
+            let _ = writeln!(out, "pinned    {}", pin.words(self.endpoint.as_deref()));
+        }
         let _ = writeln!(out, "listener  {}, client_affinity {}: {hashed}", self.listener, self.affinity);
         let _ = writeln!(out, "hash      {}, slot {} of {SLOTS}", self.hash, self.slot);
         let _ = writeln!(out, "stage     {}", self.stage);
@@ -215,6 +257,11 @@ impl Explanation {
         out
     }
 
+    /// For people, or for scripts.
+    pub fn print(&self, json: bool) -> String {
+        if json { self.to_json() } else { self.render() }
+    }
+
     /// For scripts; ends with a line break.
     pub fn to_json(&self) -> String {
         // There are no map keys or values here that JSON cannot hold.
@@ -222,10 +269,8 @@ impl Explanation {
     }
 }
 
-/// Answers `landfall explain` from a config alone: what to print.
-pub fn offline(args: &ExplainArgs, now: Instant) -> Result<String, WhatIfError> {
-    let state = what_if::imagine(what_if::load(&args.config)?, &args.down, now)?;
-    let flow = FlowKey { protocol: args.protocol, client: args.client, to: args.to };
-    let explanation = explain(&state, &flow)?;
-    Ok(if args.json { explanation.to_json() } else { explanation.render() })
+/// Answers `landfall explain` from the config at `path` alone: what to print.
+pub fn offline(path: &Path, args: &ExplainArgs, now: Instant) -> Result<String, WhatIfError> {
+    let state = what_if::imagine(what_if::load(path)?, &args.down, now)?;
+    Ok(explain(&state, &args.flow())?.print(args.json))
 }

@@ -28,7 +28,10 @@ fn main() -> ExitCode {
         Command::Drain(args) => commands::drain(args),
         Command::Undrain(args) => commands::undrain(args),
         Command::Reload(ask) => commands::reload(&ask),
-        Command::Explain(args) => print_answer(explain::offline(&args, now())),
+        Command::Explain(args) => match &args.config {
+            Some(config) => print_answer(explain::offline(config, &args, now())),
+            None => commands::explain(&args),
+        },
         Command::Simulate(args) => print_answer(simulate::offline(&args, now())),
         Command::Echo(args) => finish(demo::echo::run(&args.name)),
     }

@@ -104,7 +104,7 @@ impl Accelerator {
         let edge = Edge::start(settings, Arc::clone(&routes), observer)?;
         let books = Arc::clone(edge.books());
         let metrics = Metrics::new(&books, edge_name.as_str())?;
-        let (control, commands) = driver::control();
+        let (control, commands) = driver::control(edge.finder().clone());
         let control_loop = Loop { config_path: path, host, state, routes, checker, reports, books, metrics: metrics.clone() };
         let mut tasks = vec![
             tokio::spawn(async move {

@@ -89,7 +89,7 @@ impl Acceptor {
         };
         let acceptor = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let reason = acceptor.serve(leg, slot, &flow).await;
+            let reason = acceptor.serve(leg, client, slot, &flow).await;
             tracing::debug!(%client, to = %acceptor.address, reason = reason.as_str(), "connection ended");
             flow.ends(reason);
         });
@@ -107,7 +107,7 @@ impl Acceptor {
         tokio::time::sleep(PAUSE).await;
     }
 
-    async fn serve(&self, mut client: Leg, slot: Slot, flow: &OpenFlow) -> CloseReason {
+    async fn serve(&self, mut client: Leg, from: SocketAddr, slot: Slot, flow: &OpenFlow) -> CloseReason {
         let Some(settings) = &self.worker.shared.settings.listeners[self.listener].tcp else {
             return CloseReason::LocalError;
         };
@@ -121,7 +121,7 @@ impl Acceptor {
             Err(reason) => return reason,
         };
         flow.pin(&self.worker, id);
-        let mut killable = self.worker.killable(self.listener, id);
+        let mut registered = self.worker.connections.register((self.listener, id), (from, self.address));
         let routes = &self.worker.shared.routes;
         // The table may have changed between the choice and the registration, and the sweep passed by.
         if routes.must_leave(self.listener, id, settings.on_unhealthy) {
@@ -136,7 +136,7 @@ impl Acceptor {
         };
         let reason = tokio::select! {
             reason = relay.run() => reason,
-            Ok(reason) = &mut killable.killed => reason,
+            Ok(reason) = &mut registered.killed => reason,
         };
         if matches!(reason, CloseReason::Finished) {
             client.finish();

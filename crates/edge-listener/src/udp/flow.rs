@@ -113,10 +113,15 @@ fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 impl Flow {
+    /// Where it is pinned.
+    pub fn endpoint(&self) -> EndpointId {
+        self.upstream.borrow().endpoint
+    }
+
     /// Hands a client's datagram to the flow's endpoint, or to the present choice if it must leave that one.
     pub fn forward(&self, receiver: &Receiver, datagram: &[u8]) {
         self.last.set(Instant::now());
-        let endpoint = self.upstream.borrow().endpoint;
+        let endpoint = self.endpoint();
         if receiver.worker.shared.routes.must_leave(receiver.listener, endpoint, receiver.settings.on_unhealthy) {
             self.leave(receiver, endpoint);
         }

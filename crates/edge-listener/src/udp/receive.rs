@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::HashMap, io, net::SocketAddr, rc::Rc, sync::Arc};
 
-use endpoint_group::Protocol;
+use endpoint_group::{EndpointId, Protocol};
 use tokio::net::UdpSocket;
 
 use super::flow::{self, Flow};
@@ -44,6 +44,7 @@ pub(crate) fn spawn(worker: &Rc<Worker>, bound: Bound<std::net::UdpSocket>) {
         counters: worker.counters(bound.listener, Protocol::Udp),
         flows: RefCell::default(),
     });
+    worker.receivers.borrow_mut().insert(receiver.address, Rc::downgrade(&receiver));
     tokio::task::spawn_local(receiver.receive());
 }
 
@@ -65,6 +66,11 @@ impl Receiver {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Which endpoint the flow of `client` is pinned to.
+    pub fn endpoint_of(&self, client: SocketAddr) -> Option<EndpointId> {
+        self.flows.borrow().get(&client).map(|flow| flow.endpoint())
     }
 
     fn deliver(self: &Rc<Self>, client: SocketAddr, datagram: &[u8]) {

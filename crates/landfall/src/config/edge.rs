@@ -55,7 +55,7 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
         name: None,
         workers: host.cores,
         admin: Marked { value: SocketAddr::from(([127, 0, 0, 1], 9900)), at: root.mark("edge.admin") },
-        control: PathBuf::from("/run/landfall/control.sock"),
+        control: PathBuf::from(crate::commands::CONTROL),
         announce: None,
         drain_timeout: Duration::from_secs(30),
         fast_path: FastPath::Auto,

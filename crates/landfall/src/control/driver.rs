@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use edge_listener::{Routes, account::Books, bind};
-use endpoint_group::{Health, Weight, plan::Stage};
+use edge_listener::{Finder, Routes, account::Books, bind};
+use endpoint_group::{EndpointId, FlowKey, Health, Weight, plan::Stage};
 use health_checker::{Checker, Report};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     config::{Config, Host, LoadError},
+    explain::{self, ExplainError, Explanation},
     metrics::Metrics,
 };
 
@@ -34,6 +35,8 @@ pub enum Command {
     Status(oneshot::Sender<Status>),
     /// Read the file again.
     Reload(oneshot::Sender<Result<String, ReloadError>>),
+    /// Where a flow goes, or would go if it began now; with the endpoint that it is pinned to, if it exists.
+    Explain(FlowKey, Option<EndpointId>, oneshot::Sender<Result<Explanation, ExplainError>>),
     /// Change what an operator may change while the edge runs.
     Order(Order, oneshot::Sender<Result<String, OrderError>>),
     /// The edge stops: answer no more that it is ready. Flows are the forwarding path's to drain.
@@ -84,6 +87,17 @@ pub enum OrderError {
     Stopping,
 }
 
+/// Why a flow was not explained.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There can be no such flow.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    /// The loop has ended.
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
 /// Why a reload changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
@@ -103,34 +117,46 @@ pub enum ReloadError {
 
 /// A handle to the loop.
 #[derive(Debug, Clone)]
-pub struct Control(mpsc::Sender<Command>);
+pub struct Control {
+    commands: mpsc::Sender<Command>,
+    finder: Finder,
+}
 
 impl Control {
     /// What `/status` says; `None` once the loop has ended.
     pub async fn status(&self) -> Option<Status> {
         let (answer, status) = oneshot::channel();
-        self.0.send(Command::Status(answer)).await.ok()?;
+        self.commands.send(Command::Status(answer)).await.ok()?;
         status.await.ok()
+    }
+
+    /// Where `flow` goes by what this edge knows now, and where it is pinned if it exists.
+    pub async fn explain(&self, flow: FlowKey) -> Result<Explanation, AskError> {
+        let flow = explain::canonical(&flow);
+        let pinned = self.finder.find(&flow).await;
+        let (answer, explanation) = oneshot::channel();
+        self.commands.send(Command::Explain(flow, pinned, answer)).await.map_err(|_| AskError::Stopping)?;
+        Ok(explanation.await.map_err(|_| AskError::Stopping)??)
     }
 
     /// Reads the file again and applies it whole, or says why not and changes nothing.
     pub async fn reload(&self) -> Result<String, ReloadError> {
         let (answer, result) = oneshot::channel();
-        self.0.send(Command::Reload(answer)).await.map_err(|_| ReloadError::Stopping)?;
+        self.commands.send(Command::Reload(answer)).await.map_err(|_| ReloadError::Stopping)?;
         result.await.map_err(|_| ReloadError::Stopping)?
     }
 
     /// Carries out an order; what was done, in words.
     pub async fn order(&self, order: Order) -> Result<String, OrderError> {
         let (answer, result) = oneshot::channel();
-        self.0.send(Command::Order(order, answer)).await.map_err(|_| OrderError::Stopping)?;
+        self.commands.send(Command::Order(order, answer)).await.map_err(|_| OrderError::Stopping)?;
         result.await.map_err(|_| OrderError::Stopping)?
     }
 
     /// Makes `/readyz` say no, for good.
     pub async fn stop(&self) {
         // Err: the loop has ended, and nothing says yes any more.
-        let _ = self.0.send(Command::Stop).await;
+        let _ = self.commands.send(Command::Stop).await;
     }
 }
 
@@ -154,10 +180,10 @@ pub struct Loop {
     pub metrics: Metrics,
 }
 
-/// A handle, and the loop's end of it.
-pub fn control() -> (Control, mpsc::Receiver<Command>) {
-    let (sender, receiver) = mpsc::channel(COMMANDS);
-    (Control(sender), receiver)
+/// A handle, and the loop's end of it. `finder` asks the workers where their flows are.
+pub fn control(finder: Finder) -> (Control, mpsc::Receiver<Command>) {
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    (Control { commands, finder }, receiver)
 }
 
 impl Loop {
@@ -256,6 +282,11 @@ impl Loop {
                 let now = Instant::now().into_std();
                 // Err: the asker has gone.
                 let _ = answer.send(status::status(&self.state, &self.books, around, now));
+            }
+            Command::Explain(flow, pinned, answer) => {
+                let explanation = explain::explain(&self.state, &flow);
+                let pin = explain::Pin::new(&self.state, pinned);
+                let _ = answer.send(explanation.map(|explanation| Explanation { flow: Some(pin), ..explanation }));
             }
             Command::Reload(answer) => {
                 let result = self.reload();
