@@ -228,6 +228,75 @@ fn reloads_change_weights_and_endpoints_and_leave_flows_alone() {
 }
 
 #[test]
+fn weight_0_by_order_cuts_nothing_and_takes_nothing_new() {
+    let scene = scene();
+    let order = |words: &[&str]| {
+        let control = scene.edge.directory().join("control.sock");
+        let ended = with_file(&[words, &["--control"]].concat(), &control);
+        assert_eq!(ended.status, Some(0), "{ended:?}");
+    };
+    let opened_at_a = || {
+        let metrics = scene.edge.metrics().unwrap();
+        metrics.value("landfall_endpoint_flows_active", &[("endpoint_group", "g"), ("endpoint", "a")]).unwrap()
+    };
+    let mut flows = scene.flows();
+    let health = scene.edge.status().unwrap()["endpoint_groups"][0]["endpoints"][0]["since_seconds"].as_f64().unwrap();
+    let held = opened_at_a();
+
+    // When the command has ended, it is in force: not within a second, at once.
+    order(&["weight", "a", "0"]);
+    assert_eq!(scene.landings(), names(&["b"]));
+    assert!(opened_at_a() <= held, "no new flow");
+    for ((session, flow), name) in flows.iter_mut().zip(["a", "b"]) {
+        session.exchange(b"as before").unwrap();
+        assert_eq!(flow.exchange(LIMIT).unwrap().endpoint, name);
+    }
+    let status = scene.edge.status().unwrap();
+    let a = &status["endpoint_groups"][0]["endpoints"][0];
+    assert_eq!(
+        (&a["name"], &a["health"], &a["weight"], &a["weight_set"]),
+        (&"a".into(), &"healthy".into(), &0.into(), &0.into())
+    );
+    assert!(a["since_seconds"].as_f64().unwrap() >= health, "its health has not begun anew: {a}");
+
+    // Back at once and whole: it was never unhealthy.
+    order(&["weight", "a", "128"]);
+    assert_eq!(scene.landings(), names(&["a", "b"]));
+    let metrics = scene.edge.metrics().unwrap();
+    for (name, labels) in [
+        ("landfall_flows_moved_total", &[][..]),
+        ("landfall_flows_closed_total", &[("reason", "endpoint_gone")]),
+        ("landfall_failovers_total", &[]),
+        ("landfall_drops_total", &[]),
+    ] {
+        assert_eq!(metrics.sum(name, labels), 0.0, "{name}");
+    }
+}
+
+#[test]
+fn a_drain_with_an_end_ends_the_flows_then() {
+    let scene = scene();
+    let mut flows = scene.flows();
+    let begin = landfall_tests::wait::now();
+    let control = scene.edge.directory().join("control.sock");
+    let ended = with_file(&["drain", "a", "--reset-after", "1s", "--control"], &control);
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert_eq!(scene.landings(), names(&["b"]));
+    let (session, flow) = &mut flows[0];
+    session.exchange(b"still").unwrap();
+    assert_eq!(flow.exchange(LIMIT).unwrap().endpoint, "a");
+    assert!(begin.elapsed() < DRAIN, "this machine was too slow to look before the drain was over: {:?}", begin.elapsed());
+    session.wait_reset(LIMIT).unwrap();
+    assert!(begin.elapsed() >= DRAIN, "{:?}", begin.elapsed());
+    assert_eq!(flow.exchange(LIMIT).unwrap().endpoint, "b");
+    flows[1].0.exchange(b"untouched").unwrap();
+    assert_eq!(flows[1].1.exchange(LIMIT).unwrap().endpoint, "b");
+
+    assert_eq!(with_file(&["undrain", "a", "--control"], &control).status, Some(0));
+    assert_eq!(scene.landings(), names(&["a", "b"]));
+}
+
+#[test]
 fn a_removed_endpoint_keeps_its_flows_until_the_drain_is_over() {
     let scene = scene();
     let mut flows = scene.flows();
