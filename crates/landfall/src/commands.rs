@@ -13,7 +13,7 @@ use clap::Args;
 use crate::{
     check::EXIT_CONFIG,
     cli::ExplainArgs,
-    control::status::{EndpointStatus, Status},
+    control::status::{ChangeStatus, EndpointStatus, Status},
     control_socket::{self, Answer, Request, SocketError},
     run,
 };
@@ -41,6 +41,9 @@ pub struct StatusArgs {
     /// Print JSON, as `/status` does.
     #[arg(long)]
     pub json: bool,
+    /// Show the last changes of every endpoint's health as well, with what its probes said.
+    #[arg(long)]
+    pub history: bool,
     /// Look again every second until interrupted.
     #[arg(long)]
     pub watch: bool,
@@ -156,7 +159,11 @@ pub fn status(args: &StatusArgs) -> ExitCode {
             Ok(Answer { message, .. }) => return complain(&message),
             Err(error) => return complain(&error),
         };
-        let text = if args.json { serde_json::to_string_pretty(&status).unwrap_or_default() + "\n" } else { render(&status) };
+        let text = if args.json {
+            serde_json::to_string_pretty(&status).unwrap_or_default() + "\n"
+        } else {
+            render(&status, args.history)
+        };
         // On a terminal the new one is drawn over the old one.
         let home = if args.watch && io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
         let mut out = io::stdout().lock();
@@ -170,7 +177,7 @@ pub fn status(args: &StatusArgs) -> ExitCode {
 }
 
 /// The status for people.
-pub fn render(status: &Status) -> String {
+pub fn render(status: &Status, history: bool) -> String {
     let mut text = String::new();
     let state = match (status.draining, status.ready) {
         (true, _) => "draining",
@@ -197,25 +204,47 @@ pub fn render(status: &Status) -> String {
         } else {
             format!("dial {} of {} %", group.effective_dial, group.traffic_dial)
         };
+        let rtt = group.rtt_seconds.map_or_else(String::new, |rtt| format!("rtt {}, ", milliseconds(rtt)));
         let _ = writeln!(
             text,
-            "endpoint group {} ({}): {eligible}, {dial}, failover within {} s",
+            "endpoint group {} ({}): {eligible}, {dial}, {rtt}failover within {} s",
             group.name, group.region, group.failover_bound_seconds
         );
         for endpoint in &group.endpoints {
             text.push_str(&line(endpoint));
+            for change in endpoint.history.iter().filter(|_| history) {
+                text.push_str(&change_line(change));
+            }
         }
     }
     text
 }
 
 fn line(endpoint: &EndpointStatus) -> String {
+    let rtt = endpoint.rtt_seconds.map_or_else(|| "-".to_owned(), milliseconds);
     let weight = match endpoint.weight_set {
         Some(set) => format!("{set} (set at run time)"),
         None => endpoint.weight.to_string(),
     };
     format!(
-        "  {:<20} {:<24} {:<9} weight {weight:<5} now {:<6.1} flows {:<7} {}\n",
+        "  {:<20} {:<24} {:<9} weight {weight:<5} now {:<6.1} flows {:<7} rtt {rtt:<9} {}\n",
         endpoint.name, endpoint.address, endpoint.health, endpoint.effective_weight, endpoint.flows_active, endpoint.reason
     )
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.2} ms", seconds * 1000.0)
+}
+
+fn change_line(change: &ChangeStatus) -> String {
+    let ago = humantime::format_duration(Duration::from_secs(Duration::from_secs_f64(change.ago_seconds).as_secs()));
+    let mut text = format!("      {ago} ago: {} -> {}, {}", change.from, change.to, change.reason);
+    if let Some(took) = change.took_seconds {
+        text.push_str(&format!(", {} after the first failed probe was sent", milliseconds(took)));
+    }
+    if let Some(latency) = change.last_good_latency_seconds {
+        text.push_str(&format!(", last good answer took {}", milliseconds(latency)));
+    }
+    text.push_str(&format!("; results: {}\n", change.results.join(" ")));
+    text
 }

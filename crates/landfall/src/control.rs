@@ -11,5 +11,7 @@
 
 pub mod driver;
 pub mod endpoints;
+pub mod history;
+pub mod proximity;
 pub mod state;
 pub mod status;

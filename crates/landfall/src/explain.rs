@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::what_if::{WhatIfError, shortened};
 use crate::{
     cli::ExplainArgs,
-    config::{Config, Listener},
+    config::{Config, Listener, Proximity},
     control::state::State,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 const RANKS_SHOWN: usize = 12;
 
 /// Where a new flow goes and why. `slot`, `group`, `endpoint`, `reason` and `ranking` are stable; more may be added.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// `tcp` or `udp`.
     pub protocol: String,
@@ -39,6 +39,8 @@ pub struct Explanation {
     pub listener: String,
     /// Its `client_affinity`.
     pub affinity: String,
+    /// What put its groups in order: `listed` or `latency`.
+    pub proximity: String,
     /// The flow hash, 16 hexadecimal digits behind `0x`.
     pub hash: String,
     /// Its top 16 bits.
@@ -96,7 +98,7 @@ impl Pin {
 }
 
 /// What becomes of a slot at one group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupVerdict {
     /// The group.
     pub name: String,
@@ -106,6 +108,9 @@ pub struct GroupVerdict {
     pub takes: bool,
     /// Both in words, and why.
     pub verdict: String,
+    /// The group's round-trip time, where one was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_seconds: Option<f64>,
 }
 
 /// Why there can be no such flow.
@@ -161,7 +166,7 @@ pub fn explain(state: &State, flow: &FlowKey) -> Result<Explanation, ExplainErro
     let table = &state.table().listeners[index];
     let name = |id: EndpointId| state.endpoints().get(id).target.name.to_string();
     let choice = table.choose(slot).map(|id| &state.endpoints().get(id).target);
-    let walk = words::Walk { state, listener, plan: table.plan(), slot };
+    let walk = words::Walk { state, listener, order: state.order(index), plan: table.plan(), slot };
     Ok(Explanation {
         protocol: flow.protocol.to_string(),
         client: flow.client,
@@ -170,6 +175,10 @@ pub fn explain(state: &State, flow: &FlowKey) -> Result<Explanation, ExplainErro
         affinity: match affinity {
             Affinity::None => "none".to_owned(),
             Affinity::SourceIp => "source_ip".to_owned(),
+        },
+        proximity: match listener.proximity {
+            Proximity::Listed => "listed".to_owned(),
+            Proximity::Latency => "latency".to_owned(),
         },
         hash: format!("{hash:#018x}"),
         slot: slot.0,
@@ -241,6 +250,13 @@ impl Explanation {
         let _ = writeln!(out, "listener  {}, client_affinity {}: {hashed}", self.listener, self.affinity);
         let _ = writeln!(out, "hash      {}, slot {} of {SLOTS}", self.hash, self.slot);
         let _ = writeln!(out, "stage     {}", self.stage);
+        if self.proximity == "latency" {
+            let rtt = |group: &GroupVerdict| match group.rtt_seconds {
+                Some(rtt) => format!("{} {:.2} ms", group.name, rtt * 1000.0),
+                None => format!("{} not measured", group.name),
+            };
+            let _ = writeln!(out, "order     by latency: {}", self.groups.iter().map(rtt).collect::<Vec<_>>().join(", "));
+        }
         let width = self.groups.iter().map(|group| group.name.len()).max().unwrap_or(0);
         for (group, place) in self.groups.iter().zip(1..) {
             let sign = if group.takes { '*' } else { ' ' };

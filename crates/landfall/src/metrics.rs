@@ -6,6 +6,7 @@ use std::{
 };
 
 use edge_listener::account::{Books, BooksCollector};
+use endpoint_group::Health;
 use health_checker::{BadReason, Outcome};
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -25,11 +26,13 @@ pub struct Metrics {
     registry: Registry,
     probe_results: IntCounterVec,
     probe_duration: HistogramVec,
+    transitions: IntCounterVec,
     failovers: IntCounterVec,
     time_to_failover: Histogram,
     reloads: IntCounterVec,
     health: IntGaugeVec,
     weight: GaugeVec,
+    rtt: GaugeVec,
     group_eligible: IntGaugeVec,
     dial: GaugeVec,
     bound: GaugeVec,
@@ -55,6 +58,10 @@ impl Metrics {
                     .buckets(PROBE_BUCKETS.to_vec()),
                 &["endpoint_group"],
             )?,
+            transitions: IntCounterVec::new(
+                Opts::new("landfall_endpoint_transitions_total", "Changes of health, by the health that the endpoint has since."),
+                &["endpoint_group", "endpoint", "health"],
+            )?,
             failovers: IntCounterVec::new(
                 Opts::new("landfall_failovers_total", "Times that the endpoint turned unhealthy."),
                 endpoint,
@@ -73,6 +80,10 @@ impl Metrics {
             )?,
             weight: GaugeVec::new(
                 Opts::new("landfall_endpoint_weight", "Weight as far as the failback ramp has come; 0 while it takes no flows."),
+                endpoint,
+            )?,
+            rtt: GaugeVec::new(
+                Opts::new("landfall_endpoint_rtt_seconds", "Smoothed time from a probe to its good answer."),
                 endpoint,
             )?,
             group_eligible: IntGaugeVec::new(
@@ -106,11 +117,13 @@ impl Metrics {
         registry.register(Box::new(build_info))?;
         registry.register(Box::new(metrics.probe_results.clone()))?;
         registry.register(Box::new(metrics.probe_duration.clone()))?;
+        registry.register(Box::new(metrics.transitions.clone()))?;
         registry.register(Box::new(metrics.failovers.clone()))?;
         registry.register(Box::new(metrics.time_to_failover.clone()))?;
         registry.register(Box::new(metrics.reloads.clone()))?;
         registry.register(Box::new(metrics.health.clone()))?;
         registry.register(Box::new(metrics.weight.clone()))?;
+        registry.register(Box::new(metrics.rtt.clone()))?;
         registry.register(Box::new(metrics.group_eligible.clone()))?;
         registry.register(Box::new(metrics.dial.clone()))?;
         registry.register(Box::new(metrics.bound.clone()))?;
@@ -125,6 +138,9 @@ impl Metrics {
         for result in ["good", "local"].into_iter().chain(BadReason::ALL.map(BadReason::as_str)) {
             self.probe_results.with_label_values(&[group, endpoint, result]);
         }
+        for health in [Health::Healthy, Health::Unhealthy] {
+            self.transitions.with_label_values(&[group, endpoint, health.as_str()]);
+        }
         self.failovers.with_label_values(&[group, endpoint]);
         self.probe_duration.with_label_values(&[group]);
     }
@@ -135,6 +151,11 @@ impl Metrics {
         if let Outcome::Good { latency } = outcome {
             self.probe_duration.with_label_values(&[group]).observe(latency.as_secs_f64());
         }
+    }
+
+    /// An endpoint's health is `to` from now on.
+    pub fn transition(&self, group: &str, endpoint: &str, to: Health) {
+        self.transitions.with_label_values(&[group, endpoint, to.as_str()]).inc();
     }
 
     /// An endpoint turned unhealthy and a table without it was published `took` after its first failing probe was sent.
@@ -168,7 +189,7 @@ impl Metrics {
         for gauges in [&self.health, &self.group_eligible, &self.table_info] {
             gauges.reset();
         }
-        for gauges in [&self.weight, &self.dial, &self.bound] {
+        for gauges in [&self.weight, &self.rtt, &self.dial, &self.bound] {
             gauges.reset();
         }
         self.ready.set(i64::from(status.ready));
@@ -186,6 +207,9 @@ impl Metrics {
                     gauge.set(i64::from(endpoint.health == health));
                 }
                 self.weight.with_label_values(&[name, &endpoint.name]).set(endpoint.effective_weight);
+                if let Some(rtt) = endpoint.rtt_seconds {
+                    self.rtt.with_label_values(&[name, &endpoint.name]).set(rtt);
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use endpoint_group::{
     Affinity, Dial, Endpoint, EndpointGroup, MinHealthy, Name, Weight, WhenAllUnhealthy, model::FailbackPolicy,
 };
 use health_checker::{Exchange, HealthCheck, ProbeKind, Timing};
-use landfall::config::{Config, ConfigErrors, Edge, FastPath, Forwarding, Group, Host, Listener, ProbePort};
+use landfall::config::{Config, ConfigErrors, Edge, FastPath, Forwarding, Group, Host, Listener, ProbePort, Proximity};
 
 const DESIGN: &str = include_str!("configs/design.toml");
 const TEN_MISTAKES: &str = include_str!("configs/ten_mistakes.toml");
@@ -85,6 +85,7 @@ fn the_design_s_example_means_what_it_says() {
             when_all_unhealthy: WhenAllUnhealthy::FailOpen,
             forwarding: Forwarding::Auto,
             groups: vec![0, 1],
+            proximity: Proximity::Listed,
         }],
         endpoint_groups: vec![
             Group {
@@ -221,7 +222,6 @@ fn what_comes_later_is_refused_not_ignored() {
         (L, "limits = { new_flows_per_client_per_second = 1 }", "limits.new_flows_per_client_per_second", LATER),
         (L, "allow = [\"10.0.0.0/8\"]", "allow", LATER),
         (L, "deny = [\"10.0.0.0/8\"]", "deny", LATER),
-        (L, "proximity = \"latency\"", "proximity", LATER),
         (L, "unanswered_timeout = \"1s\"", "unanswered_timeout", LATER),
         (L, "tcp_mss = 1400", "tcp_mss", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),

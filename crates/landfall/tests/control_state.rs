@@ -82,6 +82,15 @@ impl World {
 
     /// The result of a probe sent and answered now, with the thresholds of the config defaults (3 bad, `good_needed` good).
     fn result(&mut self, name: &str, good: bool, good_needed: u32) -> bool {
+        self.result_in(name, good, good_needed, Duration::from_millis(1))
+    }
+
+    /// A good result that took `ms`.
+    fn answers_in(&mut self, name: &str, ms: u64) {
+        self.result_in(name, true, 2, Duration::from_millis(ms));
+    }
+
+    fn result_in(&mut self, name: &str, good: bool, good_needed: u32, latency: Duration) -> bool {
         let id = self.id(name);
         let now = self.now;
         let entry = self.state.endpoints().get(id);
@@ -111,7 +120,6 @@ impl World {
             snapshot.health = health;
             snapshot.since = now;
         }
-        let latency = Duration::from_millis(1);
         let outcome = if good { Outcome::Good { latency } } else { Outcome::Bad(BadReason::Refused) };
         let report = Report { id, address: entry.probe, at: now, sent: now, outcome, state: *snapshot, transition: None };
         self.state.report(&report);
@@ -348,4 +356,74 @@ fn a_drained_endpoint_keeps_its_flows_until_they_are_ended() {
     assert!(world.state.set_drain("eu-1", None));
     about(world.share("eu-1"), 50.0);
     assert!(!ended(&world));
+}
+
+const BY_LATENCY: &str = "endpoint_groups = [\"eu\", \"us\"]\nproximity = \"latency\"";
+
+impl World {
+    /// Slots that go to `name`.
+    fn chosen(&self, name: &str) -> usize {
+        let shares = self.state.table().listeners[0].shares();
+        shares.iter().find(|(id, _)| *id == self.id(name)).map_or(0, |(_, slots)| *slots)
+    }
+}
+
+/// Names of the listener's groups, in order of preference.
+fn order(world: &World) -> Vec<&str> {
+    let groups = &world.state.config().endpoint_groups;
+    world.state.order(0).iter().map(|&group| groups[group].group.name.as_str()).collect()
+}
+
+#[test]
+fn the_nearest_group_by_measured_time_comes_first() {
+    let mut world = World::new(&CONFIG.replace("endpoint_groups = [\"eu\", \"us\"]", BY_LATENCY));
+    world.answers_in("eu-1", 30);
+    world.answers_in("eu-2", 50);
+    assert_eq!((order(&world), world.chosen("eu-1") > 0), (vec!["eu", "us"], true), "the file's order until all have answered");
+    world.answers_in("us-1", 10);
+    assert_eq!((order(&world), world.chosen("us-1")), (vec!["us", "eu"], 65_536));
+    assert_eq!(world.state.rtt(0), Some(Duration::from_millis(40)), "the mean of equal weights");
+
+    // A drained one hardly counts: 30 against 10. A short burst changes nothing.
+    world.state.set_weight("eu-2", Some(Weight::ZERO));
+    for ms in [1_000, 2_000, 3_000] {
+        world.at(ms).answers_in("us-1", 500);
+    }
+    assert_eq!(order(&world), ["us", "eu"]);
+    for ms in (4_000..=60_000).step_by(1_000) {
+        world.at(ms).answers_in("us-1", 10);
+    }
+    assert_eq!(order(&world), ["us", "eu"]);
+    // What lasts does, after ten seconds and not before.
+    let mut changed = None;
+    for ms in (61_000..=120_000).step_by(1_000) {
+        world.at(ms).answers_in("us-1", 90);
+        if changed.is_none() && order(&world) == ["eu", "us"] {
+            changed = Some(ms);
+        }
+    }
+    // 90 smoothed by eighths from 10: past 30 × 5 / 4 (and eu's own 30) with the fourth.
+    assert!(changed.is_some_and(|ms| (71_000..=76_000).contains(&ms)), "{changed:?}");
+    assert_eq!(world.chosen("eu-1"), 65_536);
+    assert!(world.state.table().listeners[0].leaving().is_empty(), "an order moves no flow");
+}
+
+#[test]
+fn changes_of_health_are_remembered_with_their_evidence() {
+    let mut world = World::healthy(CONFIG);
+    world.at(10_000).dies("eu-1");
+    world.at(20_000).comes_back("eu-1");
+    let entry = world.state.endpoints().get(world.id("eu-1"));
+    let changes: Vec<_> = entry.history.changes().map(|c| (c.from, c.to, c.reason, c.results.join(" "))).collect();
+    let (unknown, healthy, unhealthy) = (Health::Unknown, Health::Healthy, Health::Unhealthy);
+    assert_eq!(
+        changes,
+        [
+            (unknown, healthy, "good", "good".to_owned()),
+            (healthy, unhealthy, "refused", "good refused refused refused".to_owned()),
+            (unhealthy, healthy, "good", "good refused refused refused good good".to_owned()),
+        ]
+    );
+    let last = entry.history.changes().next_back().unwrap();
+    assert_eq!((last.at, last.latency), (world.now, Some(Duration::from_millis(1))));
 }

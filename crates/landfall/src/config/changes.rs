@@ -29,6 +29,10 @@ impl Config {
             if from != to {
                 lines.push(format!("~ listener {name}: endpoint_groups {} -> {}", from.join(", "), to.join(", ")));
             }
+            if old.proximity != listener.proximity {
+                lines
+                    .push(format!("~ listener {name}: proximity {:?} -> {:?}", old.proximity, listener.proximity).to_lowercase());
+            }
             if old.when_all_unhealthy != listener.when_all_unhealthy {
                 lines.push(format!(
                     "~ listener {name}: when_all_unhealthy {:?} -> {:?}",

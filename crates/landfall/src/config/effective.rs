@@ -10,7 +10,7 @@ use edge_listener::settings::{OnUnhealthy, TcpSettings, UdpSettings};
 use endpoint_group::{Affinity, Endpoint, EndpointGroup, MinHealthy, Protocol, WhenAllUnhealthy};
 use health_checker::ProbeKind;
 
-use super::{Config, Edge, FastPath, Forwarding, Group, Listener, ProbePort, listener::shown};
+use super::{Config, Edge, FastPath, Forwarding, Group, Listener, ProbePort, Proximity, listener::shown};
 
 impl Config {
     /// This config as a file that says everything.
@@ -79,7 +79,12 @@ fn write_listener(out: &mut String, config: &Config, listener: &Listener) -> fmt
         write!(out, ", max_flows_per_client = {most}")?;
     }
     writeln!(out, " }}\nallow = []\ndeny = []")?;
-    writeln!(out, "endpoint_groups = {}", list(groups.map(|group| &group.group.name)))
+    writeln!(out, "endpoint_groups = {}", list(groups.map(|group| &group.group.name)))?;
+    let proximity = match listener.proximity {
+        Proximity::Listed => "listed",
+        Proximity::Latency => "latency",
+    };
+    writeln!(out, "proximity = {}", quoted(proximity))
 }
 
 fn write_protocols(out: &mut String, tcp: Option<&TcpSettings>, udp: Option<&UdpSettings>) -> fmt::Result {

@@ -6,7 +6,7 @@ use edge_listener::settings::{ListenerSettings, OnUnhealthy, TcpSettings, UdpSet
 use endpoint_group::{Affinity, Name, Protocol, WhenAllUnhealthy};
 
 use super::{
-    Forwarding,
+    Forwarding, Proximity,
     diagnostic::{Fault, Mark, Marked},
     limits::{self, RawLimits},
     reader::{Item, Report, Section, Watch},
@@ -28,6 +28,7 @@ pub(super) struct RawListener {
     pub(super) when_all_unhealthy: WhenAllUnhealthy,
     pub(super) forwarding: Forwarding,
     pub(super) groups: Vec<Marked<Name>>,
+    pub(super) proximity: Proximity,
     /// Whether all of it could be read, so that nothing said about it is a consequence of another error.
     pub(super) whole: bool,
 }
@@ -113,7 +114,9 @@ fn read(item: &Item<'_>, report: &Report) -> Option<RawListener> {
     let limits = limits::read(&mut section);
     refuse_access_lists(&mut section, report);
     let groups = read_groups(&mut section, report);
-    section.later(&["proximity", "proxy_v2_every", "unanswered_timeout", "tcp_mss", "reset_spread"]);
+    let orders = [("listed", Proximity::Listed), ("latency", Proximity::Latency)];
+    let proximity = section.get("proximity", |item| values::choice(item, &orders, &[])).unwrap_or_default();
+    section.later(&["proxy_v2_every", "unanswered_timeout", "tcp_mss", "reset_spread"]);
     section.finish();
     Some(RawListener {
         at: item.at.clone(),
@@ -126,6 +129,7 @@ fn read(item: &Item<'_>, report: &Report) -> Option<RawListener> {
         when_all_unhealthy,
         forwarding,
         groups,
+        proximity,
         whole: watch.clean(),
     })
 }

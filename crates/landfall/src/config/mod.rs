@@ -114,6 +114,16 @@ pub enum Forwarding {
     User,
 }
 
+/// What puts a listener's groups in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Proximity {
+    /// The file.
+    #[default]
+    Listed,
+    /// The round-trip times that this edge measures.
+    Latency,
+}
+
 /// One listener.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
@@ -123,8 +133,10 @@ pub struct Listener {
     pub when_all_unhealthy: WhenAllUnhealthy,
     /// The path of its packets.
     pub forwarding: Forwarding,
-    /// Indices into [`Config::endpoint_groups`] in order of preference: at least one, each once.
+    /// Indices into [`Config::endpoint_groups`], at least one, each once; in order of preference unless `proximity` says otherwise.
     pub groups: Vec<usize>,
+    /// What puts them in order.
+    pub proximity: Proximity,
 }
 
 /// One endpoint group and its health check.
@@ -266,7 +278,8 @@ fn build(file: &RawFile, resolved: crosscheck::Resolved, shares: &[NonZeroUsize]
     let groups_of = resolved.groups_of.into_iter().zip(shares);
     let listeners = file.listeners.iter().zip(groups_of).map(|(raw, (groups, share))| {
         let settings = raw.settings(*share)?;
-        Some(Listener { settings, when_all_unhealthy: raw.when_all_unhealthy, forwarding: raw.forwarding, groups })
+        let &listener::RawListener { when_all_unhealthy, forwarding, proximity, .. } = raw;
+        Some(Listener { settings, when_all_unhealthy, forwarding, groups, proximity })
     });
     let endpoint_groups = file.groups.iter().zip(resolved.groups).map(|(raw, resolved)| {
         let (group, probe_port) = resolved?;

@@ -12,11 +12,12 @@ use tokio::{
 
 use super::{
     endpoints::{Drain, Transition},
+    history::Change,
     state::State,
     status::{self, Status, Surroundings},
 };
 use crate::{
-    config::{Config, Host, LoadError},
+    config::{Config, Host, LoadError, Proximity},
     explain::{self, ExplainError, Explanation},
     metrics::Metrics,
 };
@@ -241,6 +242,7 @@ impl Loop {
     fn publish(&mut self, transitions: &[Transition]) {
         let now = Instant::now().into_std();
         let before: Vec<Stage> = self.routes.load().listeners.iter().map(|table| table.stage()).collect();
+        let orders: Vec<Vec<usize>> = (0..before.len()).map(|listener| self.state.order(listener).to_vec()).collect();
         if self.state.rebuild(now) {
             self.routes.publish(self.state.table());
             self.metrics.table_published();
@@ -248,6 +250,9 @@ impl Loop {
         let published = Instant::now().into_std();
         for transition in transitions {
             self.tell(transition, published.saturating_duration_since(now));
+        }
+        for (index, old) in orders.iter().enumerate() {
+            self.tell_order(index, old);
         }
         for (listener, old) in self.state.config().listeners.iter().zip(before) {
             self.tell_stage(listener.settings.name.as_str(), old);
@@ -257,11 +262,35 @@ impl Loop {
     fn tell(&self, transition: &Transition, publishing: Duration) {
         let entry = self.state.endpoints().get(transition.id);
         let (group, endpoint) = (entry.target.group.as_str(), entry.target.name.as_str());
-        let (from, to, reason) = (transition.from.as_str(), transition.to.as_str(), transition.reason);
-        tracing::info!(endpoint, endpoint_group = group, probe = %entry.probe, from, to, reason, "endpoint changed health");
+        let Change { from, to, reason, results, latency, took, .. } = &transition.change;
+        tracing::info!(
+            endpoint,
+            endpoint_group = group,
+            probe = %entry.probe,
+            from = from.as_str(),
+            to = to.as_str(),
+            reason,
+            results = results.join(" "),
+            last_good_took = latency.map(|latency| format!("{latency:?}")),
+            "endpoint changed health"
+        );
+        self.metrics.transition(group, endpoint, *to);
         // One that was dead from the start has failed over from nowhere.
-        if (transition.from, transition.to) == (Health::Healthy, Health::Unhealthy) {
-            self.metrics.failover(group, endpoint, transition.took.map(|took| took + publishing));
+        if (*from, *to) == (Health::Healthy, Health::Unhealthy) {
+            self.metrics.failover(group, endpoint, took.map(|took| took + publishing));
+        }
+    }
+
+    fn tell_order(&self, listener: usize, old: &[usize]) {
+        let order = self.state.order(listener);
+        let config = self.state.config();
+        if order != old && config.listeners[listener].proximity == Proximity::Latency {
+            let rtt = |&group: &usize| {
+                let name = &config.endpoint_groups[group].group.name;
+                self.state.rtt(group).map_or_else(|| format!("{name} not measured"), |rtt| format!("{name} {rtt:.1?}"))
+            };
+            let order = order.iter().map(rtt).collect::<Vec<_>>().join(", ");
+            tracing::info!(listener = config.listeners[listener].settings.name.as_str(), order, "nearest groups first");
         }
     }
 

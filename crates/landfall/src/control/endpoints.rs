@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use endpoint_group::{
@@ -15,6 +15,7 @@ use endpoint_group::{
 };
 use health_checker::{HealthCheck, Report, Snapshot};
 
+use super::history::{Change, History};
 use crate::config::Config;
 
 /// Whether an endpoint takes new flows.
@@ -60,10 +61,8 @@ pub struct Entry {
     pub check: Arc<HealthCheck>,
     /// What they amount to.
     pub snapshot: Snapshot,
-    /// The last result, in the word of the metric.
-    pub last_result: Option<&'static str>,
-    /// How long the last good answer took.
-    pub latency: Option<Duration>,
+    /// What they said lately.
+    pub history: History,
     /// When it last came back from unhealthy, while its return is not complete.
     pub recovered: Option<Instant>,
     /// When the probe was sent whose failure began the present run of failures.
@@ -114,14 +113,8 @@ impl Entry {
 pub struct Transition {
     /// Whose.
     pub id: EndpointId,
-    /// From what.
-    pub from: Health,
-    /// To what.
-    pub to: Health,
-    /// The result that made it, in the word of the metric.
-    pub reason: &'static str,
-    /// From the sending of the first probe of the failed run to this change; for a change to unhealthy.
-    pub took: Option<Duration>,
+    /// From what to what, and why.
+    pub change: Change,
 }
 
 /// There is no id left.
@@ -248,10 +241,7 @@ impl Endpoints {
     /// Takes in a probe's result; the change of health it made, if any. Results for an address that is probed no more are ignored.
     pub fn report(&mut self, report: &Report) -> Option<Transition> {
         let entry = self.entries.get_mut(report.id.index()).filter(|entry| entry.probe == report.address)?;
-        entry.last_result = Some(report.outcome.as_str());
-        if let health_checker::Outcome::Good { latency } = report.outcome {
-            entry.latency = Some(latency);
-        }
+        entry.history.result(&report.outcome);
         if report.state.consecutive_bad == 1 && report.state.first_bad == Some(report.at) {
             entry.first_bad_sent = Some(report.sent);
         }
@@ -264,7 +254,7 @@ impl Endpoints {
         entry.recovered = (from == Health::Unhealthy && to == Health::Healthy).then_some(report.at);
         let took = entry.first_bad_sent.filter(|_| to == Health::Unhealthy);
         let took = took.map(|sent| report.at.saturating_duration_since(sent));
-        Some(Transition { id: entry.id, from, to, reason: report.outcome.as_str(), took })
+        Some(Transition { id: entry.id, change: entry.history.change(report.at, (from, to), took) })
     }
 
     /// Forgets recoveries that are complete at `now`.
@@ -295,8 +285,7 @@ fn unknown(
         probe,
         check,
         snapshot: Snapshot::unknown(now),
-        last_result: None,
-        latency: None,
+        history: History::default(),
         recovered: None,
         first_bad_sent: None,
     }

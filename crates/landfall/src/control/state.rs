@@ -1,9 +1,13 @@
 //! What the control loop knows, and what follows from it. Pure: time is an argument, nothing here does I/O.
 
-use std::{collections::BTreeSet, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use endpoint_group::{
-    EndpointId, Health, ListenerTable, Name, RoutingTable, Weight,
+    EndpointId, Health, ListenerTable, Name, RoutingTable, Weight, WhenAllUnhealthy,
     evict::{self, Evidence},
     failback::RampStep,
     model::FailbackPolicy,
@@ -13,8 +17,11 @@ use endpoint_group::{
 };
 use health_checker::{Report, Target};
 
-use super::endpoints::{Drain, Endpoints, Entry, Exhausted, Membership, Transition};
-use crate::config::{Config, Listener};
+use super::{
+    endpoints::{Drain, Endpoints, Entry, Exhausted, Membership, Transition},
+    proximity::{self, Order},
+};
+use crate::config::{Config, Listener, Proximity};
 
 /// How many other endpoints are asked whether they are alive when one fails; one answer is enough, and a mass of probes would hurt.
 const WITNESSES: usize = 4;
@@ -48,6 +55,10 @@ pub struct State {
     tables: Vec<Arc<ListenerTable>>,
     views: Vec<GroupView>,
     generation: u64,
+    /// The groups of every listener, in order of preference.
+    orders: Vec<Order>,
+    /// When the times of groups are compared next; `None` while no listener is ordered by them.
+    look: Option<Instant>,
     /// Every endpoint of the first configuration has had its first result.
     started: bool,
     /// Something happened that the plans depend on.
@@ -62,9 +73,19 @@ impl State {
         let mut endpoints = Endpoints::default();
         endpoints.apply(&config, now, now)?;
         let standings = vec![Standing::Fresh; config.endpoint_groups.len()];
-        let (tables, views) = (Vec::new(), Vec::new());
-        let mut state =
-            Self { config, endpoints, standings, tables, views, generation: 0, started: false, replan: true, due: None };
+        let mut state = Self {
+            orders: config.listeners.iter().map(|listener| Order::of_file(&listener.groups)).collect(),
+            config,
+            endpoints,
+            standings,
+            tables: Vec::new(),
+            views: Vec::new(),
+            generation: 0,
+            look: None,
+            started: false,
+            replan: true,
+            due: None,
+        };
         state.rebuild(now);
         Ok(state)
     }
@@ -84,6 +105,23 @@ impl State {
         &self.views
     }
 
+    /// The groups of a listener in order of preference, as of the last [`State::rebuild`]; indices of the configuration.
+    pub fn order(&self, listener: usize) -> &[usize] {
+        self.orders[listener].groups()
+    }
+
+    /// The round-trip time of a group: the mean of its endpoints', weighted as they are, of the healthy ones if there is any.
+    pub fn rtt(&self, group: usize) -> Option<Duration> {
+        let mean = |healthy: bool| {
+            let asked = self.endpoints.of_group(group).filter(|entry| !healthy || entry.snapshot.health == Health::Healthy);
+            let known = asked.filter_map(|entry| Some((u32::from(entry.weight().get()).max(1), entry.history.rtt()?)));
+            let (weights, sum) =
+                known.fold((0, Duration::ZERO), |(weights, sum), (weight, rtt)| (weights + weight, sum + rtt * weight));
+            sum.checked_div(weights)
+        };
+        mean(true).or_else(|| mean(false))
+    }
+
     /// The routing table in force.
     pub fn table(&self) -> RoutingTable {
         RoutingTable {
@@ -101,6 +139,19 @@ impl State {
             known.map_or(Standing::Fresh, |index| self.standings[index])
         };
         self.standings = config.endpoint_groups.iter().map(|group| standing(&group.group.name)).collect();
+        let kept = |(old, new): (&Listener, &Listener)| {
+            let name = |config: &Config, group: &usize| config.endpoint_groups[*group].group.name.clone();
+            let listed = |config: &Config, listener: &Listener| -> Vec<Name> {
+                listener.groups.iter().map(|group| name(config, group)).collect()
+            };
+            // Groups may have other indices now.
+            old.proximity == new.proximity && old.groups == new.groups && listed(&self.config, old) == listed(&config, new)
+        };
+        for ((old, new), order) in self.config.listeners.iter().zip(&config.listeners).zip(&mut self.orders) {
+            if !kept((old, new)) {
+                *order = Order::of_file(&new.groups);
+            }
+        }
         self.config = config;
         self.replan = true;
         Ok(())
@@ -183,9 +234,30 @@ impl State {
         witnesses
     }
 
-    /// When something will change by the mere passing of time; as of the last [`State::rebuild`].
+    /// When something will change, or is to be looked at, by the mere passing of time; as of the last [`State::rebuild`].
     pub fn due(&self) -> Option<Instant> {
-        self.due
+        self.due.into_iter().chain(self.look).min()
+    }
+
+    /// Puts the groups of listeners that go by latency in order, where it is time to; whether an order has changed.
+    ///
+    /// Not before every endpoint had its first result: the first look decides at once.
+    fn look(&mut self, now: Instant) -> bool {
+        let by_latency = |listener: &Listener| listener.proximity == Proximity::Latency;
+        if !self.started || !self.config.listeners.iter().any(by_latency) {
+            self.look = None;
+            return false;
+        }
+        if self.look.is_some_and(|look| look > now) {
+            return false;
+        }
+        self.look = Some(now + proximity::LOOK);
+        let rtts: Vec<Option<Duration>> = (0..self.config.endpoint_groups.len()).map(|group| self.rtt(group)).collect();
+        let mut changed = false;
+        for (listener, order) in self.config.listeners.iter().zip(&mut self.orders) {
+            changed |= by_latency(listener) && order.look(|group| rtts[group], now);
+        }
+        changed
     }
 
     fn next_change(&self, now: Instant) -> Option<Instant> {
@@ -210,12 +282,12 @@ impl State {
 
     /// A group that is eligible again has waited already, with its endpoints.
     fn ramp_only(&self, group: usize) -> FailbackPolicy {
-        FailbackPolicy { hold: std::time::Duration::ZERO, ..self.policy(group) }
+        FailbackPolicy { hold: Duration::ZERO, ..self.policy(group) }
     }
 
     /// Brings the tables up to date with what is known at `now`; whether anything changed that forwarding must learn.
     pub fn rebuild(&mut self, now: Instant) -> bool {
-        let replan = self.replan || self.due.is_some_and(|due| due <= now);
+        let replan = self.look(now) || self.replan || self.due.is_some_and(|due| due <= now);
         if !replan
             && !self.endpoints.any_to_leave(now)
             && self.tables.iter().all(|table| table.leaving().is_empty() && table.ending().is_empty())
@@ -235,12 +307,12 @@ impl State {
 
         let mut tables: Vec<Arc<ListenerTable>> = Vec::new();
         for (index, listener) in self.config.listeners.iter().enumerate() {
-            let rules = |listener: &Listener| (listener.groups.clone(), listener.when_all_unhealthy);
-            let shared = self.config.listeners[..index].iter().position(|other| rules(other) == rules(listener));
+            let rules = |index: usize| (self.order(index), self.config.listeners[index].when_all_unhealthy);
+            let shared = (0..index).find(|&other| rules(other) == rules(index));
             let table = match (shared, self.tables.get(index)) {
                 (Some(shared), _) => Arc::clone(&tables[shared]),
                 (None, Some(old)) if !replan => self.with_leaving(Arc::clone(old), now),
-                (None, old) => self.with_leaving(self.answers(old, listener), now),
+                (None, old) => self.with_leaving(self.answers(old, index, listener.when_all_unhealthy), now),
             };
             tables.push(table);
         }
@@ -293,9 +365,14 @@ impl State {
     }
 
     /// A listener's answers by the groups as they are now; those of `old`, uncomputed, where its plan is still the plan.
-    fn answers(&self, old: Option<&Arc<ListenerTable>>, listener: &Listener) -> Arc<ListenerTable> {
-        let views: Vec<_> = listener.groups.iter().map(|&group| &self.views[group]).collect();
-        let plan = Plan::new(&views, listener.when_all_unhealthy);
+    fn answers(
+        &self,
+        old: Option<&Arc<ListenerTable>>,
+        listener: usize,
+        when_all_unhealthy: WhenAllUnhealthy,
+    ) -> Arc<ListenerTable> {
+        let views: Vec<_> = self.order(listener).iter().map(|&group| &self.views[group]).collect();
+        let plan = Plan::new(&views, when_all_unhealthy);
         match old {
             Some(old) if *old.plan() == plan => Arc::clone(old),
             Some(old) => Arc::new(old.rebuild(plan)),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     endpoints::{Entry, Membership},
+    history::Change,
     state::State,
 };
 
@@ -45,7 +46,7 @@ pub struct ListenerStatus {
     pub stage: String,
     /// Of routing table, seed and affinity, in hex: equal on edges that place every flow alike.
     pub digest: String,
-    /// Its groups, in order of preference.
+    /// Its groups, in order of preference now.
     pub endpoint_groups: Vec<String>,
 }
 
@@ -62,6 +63,8 @@ pub struct GroupStatus {
     pub traffic_dial: f64,
     /// In percent, as far as its failback ramp has come.
     pub effective_dial: f64,
+    /// The smoothed round-trip time of its probes: the mean of its healthy endpoints', by weight.
+    pub rtt_seconds: Option<f64>,
     /// The published bound.
     pub failover_bound_seconds: f64,
     /// In the order of the file; retired ones last.
@@ -91,10 +94,45 @@ pub struct EndpointStatus {
     pub since_seconds: f64,
     /// How long its last good answer took.
     pub probe_latency_seconds: Option<f64>,
+    /// The smoothed time from a probe to its good answer.
+    pub rtt_seconds: Option<f64>,
+    /// Its last changes of health, the latest first.
+    pub history: Vec<ChangeStatus>,
     /// Flows pinned to it now.
     pub flows_active: u64,
     /// Whether it has left the configuration and only serves the flows it has.
     pub retired: bool,
+}
+
+/// A change of health.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    /// How long ago.
+    pub ago_seconds: f64,
+    /// From what.
+    pub from: String,
+    /// To what.
+    pub to: String,
+    /// The result that made it.
+    pub reason: String,
+    /// The last results, that one included, the oldest first.
+    pub results: Vec<String>,
+    /// How long the last good answer before it took.
+    pub last_good_latency_seconds: Option<f64>,
+    /// From the sending of the first failed probe to the verdict; for a change to unhealthy.
+    pub took_seconds: Option<f64>,
+}
+
+fn change_status(change: &Change, now: Instant) -> ChangeStatus {
+    ChangeStatus {
+        ago_seconds: now.saturating_duration_since(change.at).as_secs_f64(),
+        from: change.from.as_str().to_owned(),
+        to: change.to.as_str().to_owned(),
+        reason: change.reason.to_owned(),
+        results: change.results.iter().map(|&result| result.to_owned()).collect(),
+        last_good_latency_seconds: change.latency.map(|latency| latency.as_secs_f64()),
+        took_seconds: change.took.map(|took| took.as_secs_f64()),
+    }
 }
 
 /// What the state does not know.
@@ -124,7 +162,7 @@ pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant)
                 let answers = answers.digest(&table.endpoints);
                 format!("{:016x}", FlowHasher::new(config.hash_seed).digest(listener.settings.affinity, answers))
             },
-            endpoint_groups: listener.groups.iter().map(|&group| name_of(group)).collect(),
+            endpoint_groups: state.order(index).iter().map(|&group| name_of(group)).collect(),
         });
     let groups = config.endpoint_groups.iter().enumerate().map(|(index, group)| {
         let view = &state.views()[index];
@@ -148,6 +186,7 @@ pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant)
             eligible: view.eligible(),
             traffic_dial: view.dial.percent(),
             effective_dial: view.effective_dial().percent(),
+            rtt_seconds: state.rtt(index).map(|rtt| rtt.as_secs_f64()),
             failover_bound_seconds: group.check.timing().failover_bound().as_secs_f64(),
             endpoints: members.chain(retired).map(endpoint).collect(),
         }
@@ -183,14 +222,16 @@ fn endpoint_status(entry: &Entry, ramp: RampStep, books: &Books, now: Instant) -
         effective_weight: if healthy { f64::from(entry.weight().get()) * share } else { 0.0 },
         reason: reason(entry, ramp),
         since_seconds: now.saturating_duration_since(entry.snapshot.since).as_secs_f64(),
-        probe_latency_seconds: entry.latency.map(|latency| latency.as_secs_f64()),
+        probe_latency_seconds: entry.history.latency().map(|latency| latency.as_secs_f64()),
+        rtt_seconds: entry.history.rtt().map(|rtt| rtt.as_secs_f64()),
+        history: entry.history.changes().rev().map(|change| change_status(change, now)).collect(),
         flows_active: books.endpoint_flows_active(&target.group, &target.name),
         retired: !entry.is_member(),
     }
 }
 
 fn reason(entry: &Entry, ramp: RampStep) -> String {
-    let last = entry.last_result.unwrap_or("none");
+    let last = entry.history.last_result().unwrap_or("none");
     let state = &entry.snapshot;
     if !entry.is_member() {
         return "left the configuration; serves the flows it has".to_owned();

@@ -18,6 +18,8 @@ const NAMED: usize = 4;
 pub(super) struct Walk<'a> {
     pub state: &'a State,
     pub listener: &'a Listener,
+    /// Its groups, in order of preference.
+    pub order: &'a [usize],
     pub plan: &'a Plan,
     pub slot: Slot,
 }
@@ -35,9 +37,10 @@ impl Walk<'_> {
                 None => standing,
             };
             let name = self.state.config().endpoint_groups[group].group.name.to_string();
-            GroupVerdict { name, eligible, takes: taker == Some(index), verdict }
+            let rtt_seconds = self.state.rtt(group).map(|rtt| rtt.as_secs_f64());
+            GroupVerdict { name, eligible, takes: taker == Some(index), verdict, rtt_seconds }
         };
-        self.listener.groups.iter().enumerate().map(verdict).collect()
+        self.order.iter().enumerate().map(verdict).collect()
     }
 
     fn taker(&self) -> Option<&PlannedGroup> {
