@@ -1,6 +1,14 @@
 //! What to ask an endpoint, how often, and how many answers make a verdict.
 
-use std::{num::NonZeroU8, time::Duration};
+use std::{net::IpAddr, num::NonZeroU8, time::Duration};
+
+use crate::{
+    exchange::Exchange,
+    http::{Http, Method},
+    preset::Preset,
+    quic::Quic,
+    script::Expect,
+};
 
 /// Slack in the published bound for publishing a new routing table and acting on it.
 pub const PUBLISH_ALLOWANCE: Duration = Duration::from_millis(100);
@@ -8,35 +16,42 @@ pub const PUBLISH_ALLOWANCE: Duration = Duration::from_millis(100);
 /// What one probe does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeKind {
-    /// Connects; optionally sends and waits for an answer that contains `expect`.
+    /// Connects; optionally sends and waits for an answer that contains what is expected.
     Tcp(Exchange),
-    /// Sends a datagram and waits for one that contains `expect`. `send` is never empty here.
+    /// Sends a datagram and waits for one that contains what is expected. Something is always sent.
     Udp(Exchange),
+    /// Asks a web server, over TLS or not.
+    Http(Box<Http>),
+    /// Completes a QUIC handshake.
+    Quic(Box<Quic>),
+    /// Holds a conversation of a protocol known by name.
+    Preset(Preset),
 }
 
 impl ProbeKind {
-    /// The word in the config: `tcp` or `udp`.
+    /// The word in the config, such as `tcp` or `stun`.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Tcp(_) => "tcp",
             Self::Udp(_) => "udp",
+            Self::Http(http) if http.tls.is_some() => "https",
+            Self::Http(_) => "http",
+            Self::Quic(_) => "quic",
+            Self::Preset(preset) => preset.protocol().as_str(),
         }
     }
-}
 
-/// Bytes to send and bytes that the answer must contain; both empty for a bare connect.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Exchange {
-    /// Sent once connected.
-    pub send: Vec<u8>,
-    /// Must occur in the answer; empty means that nothing is awaited (TCP) or that any answer will do (UDP).
-    pub expect: Vec<u8>,
+    /// Whether a process that is frozen passes it: the kernel accepts connections in its name.
+    pub fn is_blind_to_frozen(&self) -> bool {
+        matches!(self, Self::Tcp(exchange) if *exchange.expect() == Expect::Anything)
+    }
 }
 
 /// A health check whose timings are possible.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     kind: ProbeKind,
+    source: Option<IpAddr>,
     timing: Timing,
 }
 
@@ -98,6 +113,9 @@ pub enum CheckError {
     /// Silence cannot be told from a service that was not asked.
     #[error("a udp probe must send something")]
     NothingToSend,
+    /// The answer to HEAD has no body.
+    #[error("an answer to HEAD has no body to expect anything in")]
+    BodyOfHead,
 }
 
 impl Timing {
@@ -129,15 +147,35 @@ impl HealthCheck {
         if fast_interval > interval {
             return Err(CheckError::FastOverInterval { fast_interval, interval });
         }
-        if matches!(&kind, ProbeKind::Udp(exchange) if exchange.send.is_empty()) {
-            return Err(CheckError::NothingToSend);
+        match &kind {
+            ProbeKind::Udp(exchange) if exchange.send().is_empty() => return Err(CheckError::NothingToSend),
+            ProbeKind::Http(http) if http.method == Method::Head && http.body != Expect::Anything => {
+                return Err(CheckError::BodyOfHead);
+            }
+            _ => {}
         }
-        Ok(Self { kind, timing })
+        Ok(Self { kind, source: None, timing })
+    }
+
+    /// The same with probes sent from the local address `source`, or from the one that the route has if there is none.
+    #[must_use]
+    pub fn from_source(self, source: Option<IpAddr>) -> Self {
+        Self { source, ..self }
     }
 
     /// What one probe does.
     pub fn kind(&self) -> &ProbeKind {
         &self.kind
+    }
+
+    /// The local address that probes are sent from, if it is not left to the route.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
+    /// Whether the probes of the two are the same, whenever they run.
+    pub fn asks_the_same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.source == other.source
     }
 
     /// When probes run.
@@ -167,5 +205,22 @@ mod tests {
         let zero = Timing { timeout: Duration::ZERO, ..base };
         assert_eq!(HealthCheck::new(tcp(), zero), Err(CheckError::Zero("timeout")));
         assert_eq!(HealthCheck::new(ProbeKind::Udp(Exchange::default()), base), Err(CheckError::NothingToSend));
+        let head = Http { method: Method::Head, body: Expect::bytes("ok"), ..Http::default() };
+        assert_eq!(HealthCheck::new(ProbeKind::Http(Box::new(head)), base), Err(CheckError::BodyOfHead));
+    }
+
+    #[test]
+    fn another_source_is_another_question() {
+        let check = || HealthCheck::new(ProbeKind::Tcp(Exchange::default()), Timing::default()).unwrap();
+        let source = Some(IpAddr::from([127, 0, 0, 2]));
+        assert!(check().from_source(source).asks_the_same(&check().from_source(source)));
+        assert!(!check().from_source(source).asks_the_same(&check()));
+    }
+
+    #[test]
+    fn only_a_connect_is_blind_to_a_frozen_process() {
+        assert!(ProbeKind::Tcp(Exchange::new("ping", Expect::Anything)).is_blind_to_frozen());
+        assert!(!ProbeKind::Tcp(Exchange::new("", Expect::bytes("220"))).is_blind_to_frozen());
+        assert!(!ProbeKind::Udp(Exchange::new("ping", Expect::Anything)).is_blind_to_frozen());
     }
 }

@@ -62,7 +62,7 @@ impl Target {
     /// Whether results for `other` are results for this target: all but the timing is equal.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let Self { id, name, address, check } = other;
-        self.id == *id && self.name == *name && self.address == *address && self.check.kind() == check.kind()
+        self.id == *id && self.name == *name && self.address == *address && self.check.asks_the_same(check)
     }
 }
 
@@ -100,7 +100,7 @@ pub struct Checker {
 impl Checker {
     /// Replaces the set of probed endpoints. Never waits.
     ///
-    /// An endpoint that was there under the same id, name and address with the same kind of probe keeps its health and its place
+    /// An endpoint that was there under the same id, name and address with the same question keeps its health and its place
     /// in the schedule, whatever its timing. The others begin at [`Health::Unknown`] and are probed at once. Endpoints that are
     /// not in `targets` are forgotten; results of their running probes are not reported. Reports from before the change may
     /// still be in the channel. Ids must differ; of two with one id the last counts.
@@ -181,7 +181,7 @@ impl<P: Prober> Driver<P> {
 }
 
 async fn run_probe<P: Prober>(prober: Arc<P>, order: Order) -> Ended {
-    let outcome = prober.probe(order.address, order.check.kind(), order.check.timing().timeout).await;
+    let outcome = prober.probe(order.address, &order.check).await;
     // Taken here, so that the time a result waits for the loop does not count.
     Ended { at: now(), order, outcome }
 }

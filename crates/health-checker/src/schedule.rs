@@ -55,7 +55,7 @@ impl Schedule {
         Self { entries: BTreeMap::new(), queue: BTreeSet::new(), last_epoch: 0, rng }
     }
 
-    /// Replaces the endpoints. Those that stay the same (id, name, address, kind of probe) go on with their machine and the
+    /// Replaces the endpoints. Those that stay the same (id, name, address, question) go on with their machine and the
     /// timing given now, the others begin anew. Of two with one id the last counts.
     pub(crate) fn set_targets(&mut self, targets: &[Target], now: Instant) {
         let mut former = mem::take(&mut self.entries);

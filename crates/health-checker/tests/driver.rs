@@ -15,8 +15,8 @@ use std::{
 
 use endpoint_group::{EndpointId, Health, Name};
 use health_checker::{
-    BadReason, Checker, CheckerGone, Exchange, HealthCheck, LocalError, Outcome, ProbeKind, Prober, Report, Target, Timing,
-    checker, driver::REPORTS,
+    BadReason, Checker, CheckerGone, Exchange, Expect, HealthCheck, LocalError, Outcome, ProbeKind, Prober, Report, Target,
+    Timing, checker, driver::REPORTS,
 };
 use tokio::{
     sync::mpsc,
@@ -52,7 +52,8 @@ impl Fake {
 }
 
 impl Prober for Fake {
-    fn probe(&self, target: SocketAddr, _: &ProbeKind, timeout: Duration) -> impl Future<Output = Outcome> + Send {
+    fn probe(&self, target: SocketAddr, check: &HealthCheck) -> impl Future<Output = Outcome> + Send {
+        let timeout = check.timing().timeout;
         self.running.fetch_add(1, Ordering::Relaxed);
         let running = Running(Arc::clone(&self.running));
         let (after, outcome) = self.answers.lock().unwrap().get(&target).cloned().unwrap_or((MS, Outcome::Good { latency: MS }));
@@ -212,7 +213,7 @@ async fn a_change_of_timing_keeps_health_and_a_change_of_address_does_not() {
     assert!(reports.iter().all(|report| report.id != id(2)));
 
     // Another kind of probe asks another question.
-    let udp = ProbeKind::Udp(Exchange { send: b"ping".to_vec(), expect: Vec::new() });
+    let udp = ProbeKind::Udp(Exchange::new("ping", Expect::Anything));
     changed[0].check = Arc::new(HealthCheck::new(udp, quick).unwrap());
     bench.checker.set_targets(changed).unwrap();
     let reports = bench.run(Duration::from_secs(1)).await;
@@ -311,7 +312,7 @@ async fn without_a_consumer_the_loop_ends() {
 struct Broken;
 
 impl Prober for Broken {
-    async fn probe(&self, _: SocketAddr, _: &ProbeKind, _: Duration) -> Outcome {
+    async fn probe(&self, _: SocketAddr, _: &HealthCheck) -> Outcome {
         panic!("a defect")
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use health_checker::{BadReason, Exchange, Outcome, ProbeKind, probe::probe};
+use health_checker::{BadReason, Exchange, Expect, HealthCheck, Outcome, ProbeKind, Timing, probe};
 
 /// Far longer than any case that does not wait for it takes.
 const AMPLE: Duration = Duration::from_secs(30);
@@ -17,7 +17,7 @@ const AMPLE: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(300);
 
 fn exchange(send: &str, expect: &str) -> Exchange {
-    Exchange { send: send.into(), expect: expect.into() }
+    Exchange::new(send, Expect::bytes(expect))
 }
 
 fn tcp(send: &str, expect: &str) -> ProbeKind {
@@ -26,6 +26,11 @@ fn tcp(send: &str, expect: &str) -> ProbeKind {
 
 fn udp(expect: &str) -> ProbeKind {
     ProbeKind::Udp(exchange("ping", expect))
+}
+
+async fn probe(target: SocketAddr, kind: &ProbeKind, timeout: Duration) -> Outcome {
+    let timing = Timing { interval: AMPLE, timeout, ..Timing::default() };
+    probe::probe(target, &HealthCheck::new(kind.clone(), timing).unwrap()).await
 }
 
 /// Accepts one connection and hands it to `serve`.

@@ -5,7 +5,7 @@ mod shares;
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write, path::Path, time::Duration};
 
 use endpoint_group::SLOTS;
-use health_checker::{ProbeKind, check::PUBLISH_ALLOWANCE};
+use health_checker::check::PUBLISH_ALLOWANCE;
 use serde::Serialize;
 
 pub use self::shares::FEWEST_SLOTS;
@@ -120,7 +120,7 @@ fn bound_line(group: &Group) -> String {
         seconds(timing.timeout),
         seconds(PUBLISH_ALLOWANCE),
     );
-    if matches!(group.check.kind(), ProbeKind::Tcp(exchange) if exchange.expect.is_empty()) {
+    if group.check.kind().is_blind_to_frozen() {
         line.push_str("; a tcp probe without expect does not see a process that is frozen");
     }
     line

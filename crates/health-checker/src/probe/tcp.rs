@@ -1,45 +1,46 @@
-//! The TCP probe: connect; optionally send, and read until the expected bytes turn up.
+//! The TCP probe: connect, then follow a script until an answer decides.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpSocket,
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{
+    ANSWER_LIMIT, BadReason, Failure,
+    socket::{Close, connect_tcp},
 };
+use crate::script::{Dialogue, Script, Step};
 
-use super::{ANSWER_LIMIT, BadReason, Failure, contains};
-use crate::Exchange;
-
-/// Connects and holds the exchange; sets `heard` once any answer came.
+/// Connects and follows the script; sets `heard` once any answer came.
 ///
 /// A bare connect is reset at its end: thousands of probes a second would otherwise leave a minute of TIME_WAIT each, and
 /// ports to one endpoint could run out. After an exchange the connection is closed in order, because the service has been
 /// talking on it: a reset there would be an error in its log, and could overtake bytes that it has not read yet.
-pub(super) async fn ask(target: SocketAddr, exchange: &Exchange, heard: &mut bool) -> Result<(), Failure> {
-    let Exchange { send, expect } = exchange;
-    let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if send.is_empty() && expect.is_empty() {
-        socket.set_zero_linger()?;
-    }
-    let mut stream = socket.connect(target).await?;
-    // With nothing listening on a local port, the kernel may pick that very port for the probe and connect it to itself.
-    if stream.local_addr()? == target {
-        return Err(Failure::Reason(BadReason::Refused));
-    }
-    stream.write_all(send).await?;
-    if expect.is_empty() {
+pub(super) async fn ask(target: SocketAddr, source: Option<IpAddr>, script: &Script, heard: &mut bool) -> Result<(), Failure> {
+    let close = if script.opening.is_empty() && script.answers.is_empty() { Close::Reset } else { Close::InOrder };
+    let mut stream = connect_tcp(target, source, close).await?;
+    let mut dialogue = Dialogue::new(script, script.nonce.draw()?, stream.local_addr()?, target);
+    stream.write_all(&dialogue.opening()).await?;
+    if !dialogue.awaits() {
         return Ok(());
     }
     let mut answer = Vec::new();
     while answer.len() < ANSWER_LIMIT {
-        // Only what is new, and a match that began before it, need searching.
-        let searched = answer.len().saturating_sub(expect.len() - 1);
         if stream.read_buf(&mut answer).await? == 0 {
             return Err(Failure::Reason(if *heard { BadReason::Unexpected } else { BadReason::Closed }));
         }
         *heard = true;
-        if contains(&answer[searched..], expect) {
-            return Ok(());
+        match dialogue.hear(&answer) {
+            Step::Wait => {}
+            Step::Send(message) => {
+                stream.write_all(&message).await?;
+                answer.clear();
+            }
+            Step::Good(parting) => {
+                // A peer that does not stay for the goodbye has answered nonetheless.
+                let _ = stream.write_all(&parting).await;
+                return Ok(());
+            }
+            Step::Bad => break,
         }
     }
     Err(Failure::Reason(BadReason::Unexpected))

@@ -3,12 +3,13 @@
 use std::{
     fmt::{self, Write},
     net::SocketAddr,
+    ops::RangeInclusive,
     time::Duration,
 };
 
 use edge_listener::settings::{OnUnhealthy, TcpSettings, UdpSettings};
-use endpoint_group::{Affinity, Endpoint, EndpointGroup, MinHealthy, Protocol, WhenAllUnhealthy};
-use health_checker::ProbeKind;
+use endpoint_group::{Affinity, Endpoint, EndpointGroup, MinHealthy, Protocol as Transport, WhenAllUnhealthy};
+use health_checker::{Expect, ProbeKind, preset::Protocol, tls::TlsSettings};
 
 use super::{Config, Edge, FastPath, Forwarding, Group, Listener, ProbePort, Proximity, listener::shown};
 
@@ -88,8 +89,8 @@ fn write_listener(out: &mut String, config: &Config, listener: &Listener) -> fmt
 }
 
 fn write_protocols(out: &mut String, tcp: Option<&TcpSettings>, udp: Option<&UdpSettings>) -> fmt::Result {
-    let tcp_side = tcp.map(|tcp| (span(tcp.idle_timeout), quoted(on_unhealthy(Protocol::Tcp, tcp.on_unhealthy))));
-    let udp_side = udp.map(|udp| (span(udp.idle_timeout), quoted(on_unhealthy(Protocol::Udp, udp.on_unhealthy))));
+    let tcp_side = tcp.map(|tcp| (span(tcp.idle_timeout), quoted(on_unhealthy(Transport::Tcp, tcp.on_unhealthy))));
+    let udp_side = udp.map(|udp| (span(udp.idle_timeout), quoted(on_unhealthy(Transport::Udp, udp.on_unhealthy))));
     match (tcp_side, udp_side) {
         (Some((tcp_idle, tcp_leave)), Some((udp_idle, udp_leave))) => {
             writeln!(out, "idle_timeout = {{ tcp = {tcp_idle}, udp = {udp_idle} }}")?;
@@ -104,11 +105,11 @@ fn write_protocols(out: &mut String, tcp: Option<&TcpSettings>, udp: Option<&Udp
     writeln!(out, "connect_timeout = {}\nconnect_attempts = {}\ntcp = \"proxy\"", span(tcp.connect_timeout), tcp.connect_attempts)
 }
 
-fn on_unhealthy(protocol: Protocol, then: OnUnhealthy) -> &'static str {
+fn on_unhealthy(protocol: Transport, then: OnUnhealthy) -> &'static str {
     match (then, protocol) {
         (OnUnhealthy::Keep, _) => "keep",
-        (OnUnhealthy::Leave, Protocol::Tcp) => "reset",
-        (OnUnhealthy::Leave, Protocol::Udp) => "move",
+        (OnUnhealthy::Leave, Transport::Tcp) => "reset",
+        (OnUnhealthy::Leave, Transport::Udp) => "move",
     }
 }
 
@@ -133,18 +134,16 @@ fn write_group(out: &mut String, group: &Group) -> fmt::Result {
 }
 
 fn write_check(out: &mut String, group: &Group) -> fmt::Result {
-    let (ProbeKind::Tcp(exchange) | ProbeKind::Udp(exchange)) = group.check.kind();
     let timing = group.check.timing();
     writeln!(out, "[endpoint_groups.health_check]\nprotocol = {}", quoted(group.check.kind().as_str()))?;
     match group.probe_port {
         ProbePort::Fixed(port) => writeln!(out, "port = {port}")?,
         ProbePort::OfListenerPort(port) => writeln!(out, "# port: of each endpoint, where listener port {port} leads")?,
     }
-    for (key, bytes) in [("send", &exchange.send), ("expect", &exchange.expect)] {
-        if !bytes.is_empty() {
-            writeln!(out, "{key} = {}", probe_bytes(bytes))?;
-        }
+    if let Some(source) = group.check.source() {
+        writeln!(out, "source = {}", quoted(source))?;
     }
+    write_question(out, group.check.kind())?;
     writeln!(out, "interval = {}\nfast_interval = {}", span(timing.interval), span(timing.fast_interval))?;
     writeln!(out, "timeout = {}\nunhealthy_threshold = {}", span(timing.timeout), timing.unhealthy_threshold)?;
     writeln!(out, "healthy_threshold = {}", timing.healthy_threshold)
@@ -165,6 +164,65 @@ fn span(duration: Duration) -> String {
 /// Other readers of TOML promise no integers above 2^63 − 1.
 fn seed(seed: u64) -> String {
     i64::try_from(seed).map_or_else(|_| format!("\"{seed:#x}\""), |seed| seed.to_string())
+}
+
+fn write_question(out: &mut String, kind: &ProbeKind) -> fmt::Result {
+    match kind {
+        ProbeKind::Tcp(exchange) | ProbeKind::Udp(exchange) => {
+            if !exchange.send().is_empty() {
+                writeln!(out, "send = {}", probe_bytes(exchange.send()))?;
+            }
+            write_expect(out, exchange.expect())
+        }
+        ProbeKind::Http(http) => {
+            writeln!(out, "method = {}\npath = {}", quoted(http.method.as_str()), quoted(&http.path))?;
+            if let Some(host) = &http.host {
+                writeln!(out, "host = {}", quoted(host))?;
+            }
+            let status = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+                (first, last) if first == last => first.to_string(),
+                (first, last) => quoted(format_args!("{first}-{last}")),
+            };
+            writeln!(out, "status = [{}]", http.status.iter().map(status).collect::<Vec<_>>().join(", "))?;
+            write_expect(out, &http.body)?;
+            http.tls.as_ref().map_or(Ok(()), |tls| write_tls(out, tls.settings()))
+        }
+        ProbeKind::Quic(quic) => {
+            let alpn = quic.alpn();
+            // They were texts in the file.
+            writeln!(out, "alpn = {}", list(alpn.iter().map(|protocol| String::from_utf8_lossy(protocol))))?;
+            write_tls(out, quic.tls().settings())
+        }
+        ProbeKind::Preset(preset) => {
+            writeln!(out, "transport = {}", quoted(preset.transport().as_str()))?;
+            match preset.protocol() {
+                Protocol::Dns(name) => writeln!(out, "query = {}", quoted(name)),
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+fn write_expect(out: &mut String, expect: &Expect) -> fmt::Result {
+    match expect {
+        Expect::Anything => Ok(()),
+        Expect::Bytes(bytes) => writeln!(out, "expect = {}", probe_bytes(bytes)),
+        Expect::Regex(pattern) => writeln!(out, "expect = {{ regex = {} }}", quoted(pattern.as_str())),
+    }
+}
+
+fn write_tls(out: &mut String, tls: &TlsSettings) -> fmt::Result {
+    let TlsSettings { server_name, ca, verify } = tls;
+    match server_name {
+        Some(name) => writeln!(out, "server_name = {}", quoted(name.to_str()))?,
+        None => writeln!(out, "# server_name: the address of each endpoint")?,
+    }
+    match ca {
+        Some(path) => writeln!(out, "ca = {}", quoted(path.display()))?,
+        None if *verify => writeln!(out, "# ca: what this host trusts")?,
+        None => {}
+    }
+    writeln!(out, "verify = {verify}")
 }
 
 /// Text where it reads as such, hexadecimal otherwise.

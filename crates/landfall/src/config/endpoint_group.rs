@@ -87,6 +87,7 @@ fn read(item: &Item<'_>, report: &Report) -> Option<RawGroup> {
     let failback = read_failback(&mut section);
     let check = health_check::read(&mut section, report);
     let endpoints = read_endpoints(&mut section, report);
+    check_source(report, &check, &endpoints);
     section.later(&["via"]);
     section.finish();
 
@@ -134,6 +135,17 @@ fn check_min_healthy(report: &Report, min_healthy: &Marked<MinHealthy>, endpoint
     if usize::from(NonZeroU16::get(count)) > most {
         let reason = format!("{count} healthy endpoints are asked for, and {most} have a weight above 0");
         report.error(&min_healthy.at, Fault::new(reason, format!("write a count of 1 to {most}, or a share such as \"50%\"")));
+    }
+}
+
+/// Probes from an IPv4 address reach no IPv6 endpoint, and the other way round.
+fn check_source(report: &Report, check: &RawCheck, endpoints: &[RawEndpoint]) {
+    let Some(source) = &check.source else { return };
+    let other = endpoints.iter().filter_map(|endpoint| Some(endpoint.address.as_ref()?.value.0));
+    if let Some(ip) = other.into_iter().find(|ip| ip.is_ipv4() != source.value.is_ipv4()) {
+        let reason = format!("no probe gets from {} to an endpoint at {ip}", source.value);
+        let cure = "write an address of the endpoints' family; give endpoints of the other family a group of their own";
+        report.error(&source.at, Fault::new(reason, cure));
     }
 }
 

@@ -1,17 +1,15 @@
 //! `health_check` of an endpoint group: what its probes ask, where, and how often.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use health_checker::{CheckError, Exchange, HealthCheck, ProbeKind, Timing};
 
 use super::{
-    diagnostic::{Fault, Mark},
+    diagnostic::{Fault, Mark, Marked},
+    probe, probe_values,
     reader::{Report, Section},
     values,
 };
-
-/// Protocols of the contract that no probe speaks yet.
-const LATER: [&str; 8] = ["http", "https", "quic", "a2s", "stun", "sip_options", "mqtt", "dns"];
 
 /// `health_check` as read.
 pub(super) struct RawCheck {
@@ -19,15 +17,9 @@ pub(super) struct RawCheck {
     /// Whether the file says what the probe speaks or where it goes, as a group behind a UDP listener must.
     pub(super) named: bool,
     pub(super) port: Option<u16>,
+    pub(super) source: Option<Marked<IpAddr>>,
     /// `None` if it could not be read.
     pub(super) check: Option<HealthCheck>,
-}
-
-/// What a probe speaks.
-#[derive(Clone, Copy)]
-enum Speaks {
-    Tcp,
-    Udp,
 }
 
 /// Reads the `health_check` of a group; without one, everything is default.
@@ -36,43 +28,37 @@ pub(super) fn read(group: &mut Section<'_>, report: &Report) -> RawCheck {
     let absent = group.mark("health_check");
     let Some(item) = group.item("health_check") else {
         let check = HealthCheck::new(ProbeKind::Tcp(Exchange::default()), Timing::default()).ok();
-        return RawCheck { at: absent, named: false, port: None, check };
+        return RawCheck { at: absent, named: false, port: None, source: None, check };
     };
-    let unreadable = RawCheck { at: item.at.clone(), named: true, port: None, check: None };
+    let unreadable = RawCheck { at: item.at.clone(), named: true, port: None, source: None, check: None };
     let Some(mut section) = item.section(CURE) else { return unreadable };
 
-    let protocol = section.item("protocol");
+    let probe = probe::read(&mut section, report);
     let port = section.item("port");
-    let named = protocol.is_some() || port.is_some();
-    let words = [("tcp", Speaks::Tcp), ("udp", Speaks::Udp)];
-    let speaks = match &protocol {
-        Some(item) => item.read(|item| values::choice(item, &words, &LATER)),
-        None => Some(Speaks::Tcp),
-    };
+    let named = probe.named || port.is_some();
     let port = port.and_then(|item| item.read(values::port));
-    let send_at = section.item("send").map(|item| item.at).unwrap_or_else(|| section.mark("send"));
-    let exchange = Exchange {
-        send: section.get("send", values::probe_bytes).unwrap_or_default(),
-        expect: section.get("expect", values::probe_bytes).unwrap_or_default(),
-    };
+    let source = section.item("source").and_then(|item| {
+        let value = item.read(probe_values::source)?;
+        Some(Marked { value, at: item.at })
+    });
     let timing = read_timing(&mut section);
-    let timing_at = |key: &str, section: &mut Section<'_>| match key {
-        "timeout" => section.item("timeout").map(|item| item.at),
-        _ => section.item("fast_interval").map(|item| item.at),
+    let mut place = |key: &'static str| section.item(key).map_or_else(|| section.mark(key), |item| item.at);
+    let places = Places {
+        check: item.at.clone(),
+        send: place("send"),
+        expect: place("expect"),
+        timeout: place("timeout"),
+        fast: place("fast_interval"),
     };
-    let timeout_at = timing_at("timeout", &mut section).unwrap_or_else(|| section.mark("timeout"));
-    let fast_at = timing_at("fast_interval", &mut section).unwrap_or_else(|| section.mark("fast_interval"));
-    section.later(&["source", "flap"]);
+    section.later(&["flap"]);
     section.finish();
 
-    let kind = match speaks {
-        Some(Speaks::Tcp) => ProbeKind::Tcp(exchange),
-        Some(Speaks::Udp) => ProbeKind::Udp(exchange),
-        None => return RawCheck { named, port, ..unreadable },
-    };
-    let check =
-        check(report, kind, timing, &Places { check: item.at.clone(), send: send_at, timeout: timeout_at, fast: fast_at });
-    RawCheck { at: item.at, named, port, check }
+    // Timings are checked whatever is asked.
+    let known = probe.kind.is_some();
+    let kind = probe.kind.unwrap_or_else(|| ProbeKind::Tcp(Exchange::default()));
+    let check = check(report, kind, timing, &places).filter(|_| known);
+    let check = check.map(|check| check.from_source(source.as_ref().map(|source| source.value)));
+    RawCheck { at: item.at, named, port, source, check }
 }
 
 /// Reads the timings. A default that would not fit under the interval shrinks to it, so that a file that says no more than
@@ -94,6 +80,7 @@ fn read_timing(section: &mut Section<'_>) -> Timing {
 struct Places {
     check: Mark,
     send: Mark,
+    expect: Mark,
     timeout: Mark,
     fast: Mark,
 }
@@ -125,6 +112,10 @@ fn check(report: &Report, kind: ProbeKind, mut timing: Timing, places: &Places) 
             CheckError::NothingToSend => {
                 report
                     .error(&places.send, Fault::new(error.to_string(), "write send = \"ping\", or what the service answers to"));
+                return None;
+            }
+            CheckError::BodyOfHead => {
+                report.error(&places.expect, Fault::new(error.to_string(), "remove expect, or write method = \"GET\""));
                 return None;
             }
             CheckError::Zero(_) => {

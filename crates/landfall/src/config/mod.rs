@@ -1,8 +1,8 @@
 //! The config file: TOML text → a [`Config`] that cannot hold nonsense, or every error of the file at once.
 //!
 //! Text becomes a tree (`syntax`), each section is read key by key (`reader`, one file per section), what the sections must
-//! agree on is checked across them (`crosscheck`), and only a file without any error becomes a `Config`. Parsing does no I/O:
-//! what defaults depend on beside the file is a [`Host`], an argument. `effective` writes a `Config` back as TOML.
+//! agree on is checked across them (`crosscheck`), and only a file without any error becomes a `Config`. Parsing reads
+//! nothing beside the file but the certificates that its probes are to trust; what defaults depend on is a [`Host`], an argument. `effective` writes a `Config` back as TOML.
 
 mod changes;
 mod crosscheck;
@@ -14,6 +14,8 @@ mod health_check;
 mod host;
 mod limits;
 mod listener;
+mod probe;
+mod probe_values;
 mod reader;
 mod reload;
 mod syntax;

@@ -166,7 +166,9 @@ impl<'a> Section<'a> {
 
     /// The value of `key`, if it is there.
     pub(super) fn item(&mut self, key: &'static str) -> Option<Item<'a>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let path = self.path(key);
         self.report.asked.borrow_mut().insert(path.split('[').map(after_index).collect());
         self.table.get(key).map(|value| Item::new(self.report, path, value))

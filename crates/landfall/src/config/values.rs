@@ -19,8 +19,6 @@ use super::{
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Far beyond any use, and small enough that no sum of durations overflows.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
-/// One endpoint is asked with one small packet.
-const MOST_PROBE_BYTES: usize = 1024;
 
 pub(super) fn name(item: &Item<'_>) -> Result<Name, Fault> {
     const CURE: &str = "use 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit";
@@ -205,24 +203,4 @@ pub(super) fn endpoint_address(item: &Item<'_>) -> Result<(IpAddr, Option<u16>),
         return Err(Fault::later(format!("a DNS name ({text:?}) as an endpoint's address"), CURE));
     }
     Err(Fault::new(format!("{text:?} is not an address"), CURE))
-}
-
-/// Bytes of a probe: text, or hexadecimal digits behind `hex:`.
-pub(super) fn probe_bytes(item: &Item<'_>) -> Result<Vec<u8>, Fault> {
-    const CURE: &str = "write a text, or pairs of hexadecimal digits such as \"hex:50494e47\", of at most 1024 bytes";
-    let text = item.text(CURE)?;
-    let bytes = match text.strip_prefix("hex:") {
-        Some(digits) => hex(digits).ok_or_else(|| Fault::new(format!("{text:?} is not hexadecimal"), CURE))?,
-        None => text.as_bytes().to_vec(),
-    };
-    if bytes.len() > MOST_PROBE_BYTES {
-        return Err(Fault::new(format!("{} bytes are too many", bytes.len()), CURE));
-    }
-    Ok(bytes)
-}
-
-fn hex(digits: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = digits.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?)).collect()
 }
