@@ -68,6 +68,18 @@ pub struct Timing {
     pub unhealthy_threshold: NonZeroU8,
     /// Consecutive good results that make an unhealthy endpoint healthy.
     pub healthy_threshold: NonZeroU8,
+    /// When an endpoint that goes up and down is held down; `None` never.
+    pub flap: Option<Flap>,
+}
+
+/// When an endpoint goes up and down too often: it is not made healthy while `changes` changes of its health, or more, lie within the
+/// last `window`. It is made unhealthy as ever, so that the [bound](Timing::detection_bound) does not know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flap {
+    /// The first verdict is no change.
+    pub changes: NonZeroU8,
+    /// > 0.
+    pub window: Duration,
 }
 
 impl Default for Timing {
@@ -84,6 +96,7 @@ impl Default for Timing {
             timeout: Duration::from_millis(500),
             unhealthy_threshold: threshold(3),
             healthy_threshold: threshold(2),
+            flap: None,
         }
     }
 }
@@ -135,11 +148,14 @@ impl Timing {
 impl HealthCheck {
     /// A check of `kind` at `timing`, or why that cannot be.
     pub fn new(kind: ProbeKind, timing: Timing) -> Result<Self, CheckError> {
-        let Timing { interval, fast_interval, timeout, .. } = timing;
+        let Timing { interval, fast_interval, timeout, flap, .. } = timing;
         for (name, value) in [("interval", interval), ("fast_interval", fast_interval), ("timeout", timeout)] {
             if value.is_zero() {
                 return Err(CheckError::Zero(name));
             }
+        }
+        if flap.is_some_and(|flap| flap.window.is_zero()) {
+            return Err(CheckError::Zero("flap.window"));
         }
         if timeout > interval {
             return Err(CheckError::TimeoutOverInterval { timeout, interval });

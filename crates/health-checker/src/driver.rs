@@ -77,6 +77,8 @@ pub struct Report {
     pub at: Instant,
     /// When the probe was sent.
     pub sent: Instant,
+    /// How long after it was due.
+    pub late: Duration,
     /// What became of it.
     pub outcome: Outcome,
     /// What the endpoint's results amount to, this one included.

@@ -21,7 +21,7 @@ pub mod script;
 pub mod state;
 pub mod tls;
 
-pub use check::{CheckError, HealthCheck, ProbeKind, Timing};
+pub use check::{CheckError, Flap, HealthCheck, ProbeKind, Timing};
 pub use driver::{Checker, CheckerGone, Driver, Report, Target, checker};
 pub use exchange::Exchange;
 pub use probe::{BadReason, LocalError, NetProber, Outcome, Prober};

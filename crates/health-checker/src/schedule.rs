@@ -39,6 +39,7 @@ pub(crate) struct Order {
     pub(crate) address: SocketAddr,
     pub(crate) check: Arc<HealthCheck>,
     pub(crate) sent: Instant,
+    pub(crate) late: Duration,
     epoch: u64,
 }
 
@@ -85,12 +86,20 @@ impl Schedule {
     /// The next probe that is to be sent at `now`, noted as sent.
     pub(crate) fn send_due(&mut self, now: Instant) -> Option<Order> {
         while self.next_due().is_some_and(|due| due <= now) {
-            let (_, id) = self.queue.pop_first()?;
+            let (due, id) = self.queue.pop_first()?;
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             entry.queued = None;
             if entry.machine.send(now, Jitter::random(&mut self.rng)) {
                 let Target { id, name, address, check } = entry.target.clone();
-                return Some(Order { id, name, address, check, sent: now, epoch: entry.epoch });
+                return Some(Order {
+                    id,
+                    name,
+                    address,
+                    check,
+                    sent: now,
+                    late: now.saturating_duration_since(due),
+                    epoch: entry.epoch,
+                });
             }
             requeue(&mut self.queue, entry);
         }
@@ -99,11 +108,11 @@ impl Schedule {
 
     /// Takes a result; `None` if the endpoint it belongs to is no longer there.
     pub(crate) fn finish(&mut self, ended: Ended) -> Option<Report> {
-        let Ended { order: Order { id, address, sent, epoch, .. }, at, outcome } = ended;
+        let Ended { order: Order { id, address, sent, late, epoch, .. }, at, outcome } = ended;
         let entry = self.entries.get_mut(&id).filter(|entry| entry.epoch == epoch)?;
         let transition = entry.machine.finish(at, outcome.verdict());
         requeue(&mut self.queue, entry);
-        Some(Report { id, address, at, sent, outcome, state: entry.machine.snapshot(), transition })
+        Some(Report { id, address, at, sent, late, outcome, state: entry.machine.snapshot(), transition })
     }
 
     /// Passes an observation on; without effect for an unknown id.

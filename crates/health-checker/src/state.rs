@@ -15,13 +15,17 @@
 //! | Healthy, `b + 1 ≥ U`   | Healthy, `b = 0`            | **Unhealthy**, `b + 1`, `g = 0` | same        |
 //! | Unhealthy, `g + 1 < H` | Unhealthy, `g + 1`          | Unhealthy, `g = 0`              | same        |
 //! | Unhealthy, `g + 1 ≥ H` | **Healthy**, `g + 1`, `b = 0` | Unhealthy, `g = 0`            | same        |
+//! | the same, but flapping | Unhealthy, `g + 1`, *damped*  | Unhealthy, `g = 0`            | same        |
+//!
+//! *Flapping* is an endpoint whose health has changed [`Flap::changes`](crate::Flap) times or more within the last
+//! [`Flap::window`](crate::Flap). The first verdict is no change.
 //!
 //! An observation, a probe being sent and a change of timing leave the verdict and the counts as they are.
 //!
 //! # Schedule
 //!
 //! Intervals run from send to send. A *change is pending* while the state is Unknown, Healthy with `b > 0` or Unhealthy with
-//! `g > 0`; *sent* is when the last probe was sent. Intervals are shortened by up to a tenth, never lengthened, so that the
+//! `g > 0` and not damped; *sent* is when the last probe was sent. Intervals are shortened by up to a tenth, never lengthened, so that the
 //! [published bound](Timing::detection_bound) holds.
 //!
 //! | phase            | event             | next probe                                                                     |
@@ -37,7 +41,10 @@
 //!
 //! No probe is due before the last one ended. Sending answers every observation made before.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use endpoint_group::Health;
 
@@ -93,6 +100,9 @@ pub struct Snapshot {
     pub consecutive_bad: u32,
     /// Good results since the last bad one; stops at `u32::MAX`.
     pub consecutive_good: u32,
+    /// Has answered often enough to be healthy, but is held unhealthy because it flaps: the first moment at which a good result may
+    /// make it healthy.
+    pub damped_until: Option<Instant>,
 }
 
 impl Snapshot {
@@ -107,6 +117,7 @@ impl Snapshot {
             last_bad_sent: None,
             consecutive_bad: 0,
             consecutive_good: 0,
+            damped_until: None,
         }
     }
 }
@@ -127,13 +138,15 @@ pub struct Machine {
     phase: Phase,
     /// The first observation that no probe has been sent for.
     observed: Option<Instant>,
+    /// The last changes of health, the oldest first; empty without damping.
+    changes: VecDeque<Instant>,
 }
 
 impl Machine {
     /// An endpoint of unknown health whose first probe is due at `now`.
     pub fn new(timing: Timing, now: Instant) -> Self {
         let state = Snapshot::unknown(now);
-        Self { timing, state, phase: Phase::First { at: now }, observed: None }
+        Self { timing, state, phase: Phase::First { at: now }, observed: None, changes: VecDeque::new() }
     }
 
     /// Moves the first probe to `at`; without effect once it has been sent.
@@ -201,12 +214,26 @@ impl Machine {
             }
         }
         let before = state.health;
-        let after = judge(state, &self.timing);
+        let mut after = judge(state, &self.timing);
+        state.damped_until = None;
+        if (before, after) == (Health::Unhealthy, Health::Healthy)
+            && let Some(until) = damped_until(&self.changes, &self.timing).filter(|&until| until > now)
+        {
+            state.damped_until = Some(until);
+            after = before;
+        }
         if before == after {
             return None;
         }
         state.health = after;
         state.since = now;
+        if let Some(flap) = self.timing.flap.filter(|_| before != Health::Unknown) {
+            self.changes.push_back(now);
+            // As many as decide.
+            while self.changes.len() > usize::from(flap.changes.get()) {
+                self.changes.pop_front();
+            }
+        }
         Some((before, after))
     }
 
@@ -224,9 +251,16 @@ impl Machine {
         match self.state.health {
             Health::Unknown => true,
             Health::Healthy => self.state.consecutive_bad > 0,
-            Health::Unhealthy => self.state.consecutive_good > 0,
+            Health::Unhealthy => self.state.consecutive_good > 0 && self.state.damped_until.is_none(),
         }
     }
+}
+
+/// Until when the endpoint whose last changes these are counts as flapping; `None` if they are too few.
+fn damped_until(changes: &VecDeque<Instant>, timing: &Timing) -> Option<Instant> {
+    let flap = timing.flap?;
+    let decides = changes.len().checked_sub(flap.changes.get().into())?;
+    Some(*changes.get(decides)? + flap.window)
 }
 
 /// The health that the counts make of the present one, a result having just been counted.

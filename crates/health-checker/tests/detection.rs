@@ -8,7 +8,7 @@ use std::{
 };
 
 use endpoint_group::Health;
-use health_checker::{Jitter, Machine, Timing, Verdict};
+use health_checker::{Flap, Jitter, Machine, Timing, Verdict};
 use proptest::prelude::*;
 
 const EPSILON: Duration = Duration::from_nanos(1);
@@ -20,6 +20,7 @@ fn timing(interval: u64, fast_interval: u64, timeout: u64, unhealthy: u8, health
         timeout: Duration::from_millis(timeout),
         unhealthy_threshold: NonZeroU8::new(unhealthy).unwrap(),
         healthy_threshold: NonZeroU8::new(healthy).unwrap(),
+        flap: None,
     }
 }
 
@@ -32,6 +33,12 @@ fn timings() -> [Timing; 5] {
         timing(1000, 1000, 1, 1, 1),
         timing(1000, 50, 200, 8, 5),
     ]
+}
+
+/// One under which the patterns that change health twice are damped.
+fn damped() -> Timing {
+    let flap = Some(Flap { changes: NonZeroU8::MIN.saturating_add(1), window: Duration::from_secs(3) });
+    Timing { flap, ..timing(1000, 200, 500, 1, 1) }
 }
 
 /// When in the life of a probe the endpoint dies.
@@ -83,7 +90,7 @@ fn detect(start: Instant, timing: Timing, pattern: u16, phase: Phase, latency: D
 #[test]
 fn every_death_is_detected_within_the_bound_and_the_bound_is_tight() {
     let start = tokio::time::Instant::now().into_std();
-    for timing in timings() {
+    for timing in timings().into_iter().chain([damped()]) {
         let bound = timing.detection_bound();
         let mut worst = Duration::ZERO;
         for pattern in 0..4096 {

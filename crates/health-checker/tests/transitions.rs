@@ -9,7 +9,7 @@ use std::{
 
 use endpoint_group::Health::{self, Healthy, Unhealthy, Unknown};
 use health_checker::{
-    Jitter, Machine, Timing,
+    Flap, Jitter, Machine, Timing,
     Verdict::{self, Bad, Good, Local},
 };
 
@@ -203,4 +203,87 @@ fn jitter_shortens_by_a_tenth_at_most() {
         .map(|_| Jitter::random(&mut rng))
         .fold((Jitter::MAX, Jitter::NONE), |(least, most), j| (least.min(j), most.max(j)));
     assert!(least >= Jitter::NONE && most <= Jitter::MAX && least < most);
+}
+
+/// Twice down and up again within the window is as often as may be; the third return has to wait.
+#[test]
+fn an_endpoint_that_flaps_is_held_unhealthy_until_the_window_has_passed() {
+    let start = epoch();
+    let window = Duration::from_secs(60);
+    let flap = Some(Flap { changes: NonZeroU8::new(5).unwrap(), window });
+    let mut machine = Machine::new(Timing { flap, ..timing() }, start);
+    run(&mut machine, Good);
+    let mut changes = Vec::new();
+    for _ in 0..3 {
+        for result in [Bad, Bad, Bad, Good, Good] {
+            let (sent, change) = run(&mut machine, result);
+            changes.extend(change.map(|(_, to)| (to, sent + TAKES)));
+        }
+    }
+    let to: Vec<Health> = changes.iter().map(|(to, _)| *to).collect();
+    assert_eq!(to, [Unhealthy, Healthy, Unhealthy, Healthy, Unhealthy], "the last return is withheld");
+    let until = changes[0].1 + window;
+    assert_eq!(machine.snapshot().damped_until, Some(until));
+
+    // Held, it is settled: probed at the interval, and back with the first good result once the window has moved on.
+    let mut sent = send(&mut machine);
+    let back = loop {
+        let known = sent + TAKES;
+        let change = machine.finish(known, Good);
+        assert_eq!(change.is_some(), known >= until);
+        if change.is_some() {
+            break change;
+        }
+        let next = send(&mut machine);
+        assert_eq!(next, sent + INTERVAL);
+        sent = next;
+    };
+    assert_eq!((back, machine.snapshot().damped_until), (Some((Unhealthy, Healthy)), None));
+}
+
+#[test]
+fn a_bad_result_ends_the_waiting_and_the_counts_begin_anew() {
+    let flap = Some(Flap { changes: NonZeroU8::MIN, window: Duration::from_secs(3600) });
+    let mut machine = Machine::new(Timing { flap, ..timing() }, epoch());
+    for result in [Good, Bad, Bad, Bad, Good, Good] {
+        run(&mut machine, result);
+    }
+    assert!(machine.snapshot().damped_until.is_some());
+    run(&mut machine, Local);
+    assert!(machine.snapshot().damped_until.is_some(), "says nothing about the endpoint");
+    run(&mut machine, Bad);
+    assert_eq!((machine.snapshot().damped_until, machine.snapshot().health), (None, Unhealthy));
+    // Without damping the next two good results are enough.
+    machine.set_timing(timing());
+    run(&mut machine, Good);
+    assert_eq!(run(&mut machine, Good).1, Some((Unhealthy, Healthy)));
+}
+
+#[test]
+fn no_return_ever_comes_while_as_many_changes_lie_in_the_window() {
+    let mut rng = fastrand::Rng::with_seed(11);
+    for _ in 0..300 {
+        let (most, window) = (rng.u8(1..=6), Duration::from_millis(rng.u64(500..20_000)));
+        let flap = Some(Flap { changes: NonZeroU8::new(most).unwrap(), window });
+        let mut machine = Machine::new(Timing { flap, ..timing() }, epoch());
+        let mut changes: Vec<Instant> = Vec::new();
+        for _ in 0..400 {
+            let result = [Good, Good, Good, Bad, Bad, Local][rng.usize(0..6)];
+            let sent = send(&mut machine);
+            let known = sent + TAKES;
+            let recent = changes.iter().filter(|&&at| known < at + window).count();
+            let enough = machine.snapshot().consecutive_good >= 1 && machine.snapshot().health == Unhealthy && result == Good;
+            match machine.finish(known, result) {
+                Some((Unknown, _)) => {}
+                Some((from, to)) => {
+                    assert!(
+                        to == Unhealthy || recent < usize::from(most),
+                        "{recent} of {most} in {window:?}: {from:?} to {to:?}"
+                    );
+                    changes.push(known);
+                }
+                None => assert!(!enough || recent >= usize::from(most), "held without cause: {recent} of {most} in {window:?}"),
+            }
+        }
+    }
 }

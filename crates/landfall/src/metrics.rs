@@ -17,6 +17,8 @@ use crate::control::status::Status;
 
 /// Seconds; from a local answer to the slowest sensible timeout.
 const PROBE_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Seconds; from the grain of the timer to what would eat up the slack of the bound.
+const LATENESS_BUCKETS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
 /// Seconds; from one refused probe to a patient check.
 const FAILOVER_BUCKETS: &[f64] = &[0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0];
 
@@ -26,6 +28,7 @@ pub struct Metrics {
     registry: Registry,
     probe_results: IntCounterVec,
     probe_duration: HistogramVec,
+    probe_lateness: Histogram,
     transitions: IntCounterVec,
     failovers: IntCounterVec,
     time_to_failover: Histogram,
@@ -33,6 +36,7 @@ pub struct Metrics {
     health: IntGaugeVec,
     weight: GaugeVec,
     rtt: GaugeVec,
+    damped: IntGaugeVec,
     group_eligible: IntGaugeVec,
     dial: GaugeVec,
     bound: GaugeVec,
@@ -57,6 +61,10 @@ impl Metrics {
                 HistogramOpts::new("landfall_probe_duration_seconds", "Time from a probe to its good answer.")
                     .buckets(PROBE_BUCKETS.to_vec()),
                 &["endpoint_group"],
+            )?,
+            probe_lateness: Histogram::with_opts(
+                HistogramOpts::new("landfall_probe_lateness_seconds", "Time from when a probe was due to when it was sent.")
+                    .buckets(LATENESS_BUCKETS.to_vec()),
             )?,
             transitions: IntCounterVec::new(
                 Opts::new("landfall_endpoint_transitions_total", "Changes of health, by the health that the endpoint has since."),
@@ -84,6 +92,10 @@ impl Metrics {
             )?,
             rtt: GaugeVec::new(
                 Opts::new("landfall_endpoint_rtt_seconds", "Smoothed time from a probe to its good answer."),
+                endpoint,
+            )?,
+            damped: IntGaugeVec::new(
+                Opts::new("landfall_endpoint_damped", "Whether it is held unhealthy because its health changed too often."),
                 endpoint,
             )?,
             group_eligible: IntGaugeVec::new(
@@ -117,6 +129,7 @@ impl Metrics {
         registry.register(Box::new(build_info))?;
         registry.register(Box::new(metrics.probe_results.clone()))?;
         registry.register(Box::new(metrics.probe_duration.clone()))?;
+        registry.register(Box::new(metrics.probe_lateness.clone()))?;
         registry.register(Box::new(metrics.transitions.clone()))?;
         registry.register(Box::new(metrics.failovers.clone()))?;
         registry.register(Box::new(metrics.time_to_failover.clone()))?;
@@ -124,6 +137,7 @@ impl Metrics {
         registry.register(Box::new(metrics.health.clone()))?;
         registry.register(Box::new(metrics.weight.clone()))?;
         registry.register(Box::new(metrics.rtt.clone()))?;
+        registry.register(Box::new(metrics.damped.clone()))?;
         registry.register(Box::new(metrics.group_eligible.clone()))?;
         registry.register(Box::new(metrics.dial.clone()))?;
         registry.register(Box::new(metrics.bound.clone()))?;
@@ -151,6 +165,11 @@ impl Metrics {
         if let Outcome::Good { latency } = outcome {
             self.probe_duration.with_label_values(&[group]).observe(latency.as_secs_f64());
         }
+    }
+
+    /// A probe was sent so long after it was due.
+    pub fn probe_sent_late(&self, late: Duration) {
+        self.probe_lateness.observe(late.as_secs_f64());
     }
 
     /// An endpoint's health is `to` from now on.
@@ -186,7 +205,7 @@ impl Metrics {
     }
 
     fn show(&self, status: &Status) {
-        for gauges in [&self.health, &self.group_eligible, &self.table_info] {
+        for gauges in [&self.health, &self.damped, &self.group_eligible, &self.table_info] {
             gauges.reset();
         }
         for gauges in [&self.weight, &self.rtt, &self.dial, &self.bound] {
@@ -207,6 +226,7 @@ impl Metrics {
                     gauge.set(i64::from(endpoint.health == health));
                 }
                 self.weight.with_label_values(&[name, &endpoint.name]).set(endpoint.effective_weight);
+                self.damped.with_label_values(&[name, &endpoint.name]).set(endpoint.damped.into());
                 if let Some(rtt) = endpoint.rtt_seconds {
                     self.rtt.with_label_values(&[name, &endpoint.name]).set(rtt);
                 }

@@ -235,7 +235,6 @@ fn what_comes_later_is_refused_not_ignored() {
         (L, "tcp_mss = 1400", "tcp_mss", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),
         (G, "via = \"x\"", "via", LATER),
-        (G, "health_check = { flap = 3 }", "health_check.flap", LATER),
         (P, "endpoints = [{ name = \"x\", address = \"game.example.com\" }]", "endpoints[0].address", LATER),
         (P, "endpoints = [{ name = \"x\", address = \"game.example.com:80\" }]", "endpoints[0].address", LATER),
     ]);

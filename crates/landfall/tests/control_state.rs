@@ -121,7 +121,16 @@ impl World {
             snapshot.since = now;
         }
         let outcome = if good { Outcome::Good { latency } } else { Outcome::Bad(BadReason::Refused) };
-        let report = Report { id, address: entry.probe, at: now, sent: now, outcome, state: *snapshot, transition: None };
+        let report = Report {
+            id,
+            address: entry.probe,
+            at: now,
+            sent: now,
+            late: Duration::ZERO,
+            outcome,
+            state: *snapshot,
+            transition: None,
+        };
         self.state.report(&report);
         self.state.rebuild(now)
     }

@@ -134,12 +134,14 @@ fn healthy(state: &State, now: std::time::Instant, outcome: Outcome) -> Report {
         last_bad_sent: None,
         consecutive_bad: 0,
         consecutive_good: 1,
+        damped_until: None,
     };
     Report {
         id: entry.id,
         address: entry.probe,
         at: now,
         sent: now,
+        late: Duration::ZERO,
         outcome,
         state: good,
         transition: Some((Health::Unknown, Health::Healthy)),

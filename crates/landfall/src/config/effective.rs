@@ -146,7 +146,11 @@ fn write_check(out: &mut String, group: &Group) -> fmt::Result {
     write_question(out, group.check.kind())?;
     writeln!(out, "interval = {}\nfast_interval = {}", span(timing.interval), span(timing.fast_interval))?;
     writeln!(out, "timeout = {}\nunhealthy_threshold = {}", span(timing.timeout), timing.unhealthy_threshold)?;
-    writeln!(out, "healthy_threshold = {}", timing.healthy_threshold)
+    writeln!(out, "healthy_threshold = {}", timing.healthy_threshold)?;
+    match timing.flap {
+        Some(flap) => writeln!(out, "flap = {{ changes = {}, window = {} }}", flap.changes, span(flap.window)),
+        None => Ok(()),
+    }
 }
 
 fn quoted(text: impl fmt::Display) -> String {

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use health_checker::{CheckError, Exchange, HealthCheck, ProbeKind, Timing};
+use health_checker::{CheckError, Exchange, Flap, HealthCheck, ProbeKind, Timing};
 
 use super::{
     diagnostic::{Fault, Mark, Marked},
@@ -50,7 +50,6 @@ pub(super) fn read(group: &mut Section<'_>, report: &Report) -> RawCheck {
         timeout: place("timeout"),
         fast: place("fast_interval"),
     };
-    section.later(&["flap"]);
     section.finish();
 
     // Timings are checked whatever is asked.
@@ -73,7 +72,19 @@ fn read_timing(section: &mut Section<'_>) -> Timing {
         timeout: section.get("timeout", values::duration).unwrap_or(shrunk(default.timeout)),
         unhealthy_threshold: section.get("unhealthy_threshold", values::threshold).unwrap_or(default.unhealthy_threshold),
         healthy_threshold: section.get("healthy_threshold", values::threshold).unwrap_or(default.healthy_threshold),
+        flap: read_flap(section),
     }
+}
+
+/// `flap`: both of its keys, or none.
+fn read_flap(section: &mut Section<'_>) -> Option<Flap> {
+    const CURE: &str = "write { changes = 6, window = \"5m\" }";
+    let item = section.item("flap")?;
+    let mut section = item.section(CURE)?;
+    let changes = section.need("changes", CURE, values::threshold);
+    let window = section.need("window", CURE, values::duration);
+    section.finish();
+    Some(Flap { changes: changes?, window: window? })
 }
 
 /// Where the keys stand that a check can be impossible for.

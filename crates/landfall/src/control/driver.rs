@@ -230,7 +230,14 @@ impl Loop {
         for report in reports.drain(..) {
             let target = Arc::clone(&self.state.endpoints().get(report.id).target);
             self.metrics.probe(target.group.as_str(), target.name.as_str(), &report.outcome);
+            self.metrics.probe_sent_late(report.late);
+            let damped = self.state.endpoints().get(report.id).snapshot.damped_until;
             transitions.extend(self.state.report(&report));
+            if let (None, Some(until)) = (damped, self.state.endpoints().get(report.id).snapshot.damped_until) {
+                let (endpoint, endpoint_group) = (target.name.as_str(), target.group.as_str());
+                let wait = until.saturating_duration_since(now);
+                tracing::info!(endpoint, endpoint_group, ?wait, "endpoint answers, but flaps: held unhealthy");
+            }
             for witness in self.state.witnesses(report.id, now) {
                 self.checker.observe(witness);
             }

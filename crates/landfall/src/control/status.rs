@@ -88,6 +88,8 @@ pub struct EndpointStatus {
     pub draining: bool,
     /// As far as its failback ramp has come; 0 while it takes no flows.
     pub effective_weight: f64,
+    /// Whether it is held unhealthy although it answers, because its health changed too often (`health_check.flap`).
+    pub damped: bool,
     /// Why it is as it is, in words.
     pub reason: String,
     /// How long it has had this health.
@@ -215,12 +217,13 @@ fn endpoint_status(entry: &Entry, ramp: RampStep, books: &Books, now: Instant) -
     EndpointStatus {
         weight_set,
         draining,
+        damped: entry.snapshot.damped_until.is_some(),
         name: target.name.to_string(),
         address: target.port.map_or_else(|| target.ip.to_string(), |port| std::net::SocketAddr::new(target.ip, port).to_string()),
         health: entry.snapshot.health.as_str().to_owned(),
         weight: entry.weight().get(),
         effective_weight: if healthy { f64::from(entry.weight().get()) * share } else { 0.0 },
-        reason: reason(entry, ramp),
+        reason: reason(entry, ramp, now),
         since_seconds: now.saturating_duration_since(entry.snapshot.since).as_secs_f64(),
         probe_latency_seconds: entry.history.latency().map(|latency| latency.as_secs_f64()),
         rtt_seconds: entry.history.rtt().map(|rtt| rtt.as_secs_f64()),
@@ -230,7 +233,7 @@ fn endpoint_status(entry: &Entry, ramp: RampStep, books: &Books, now: Instant) -
     }
 }
 
-fn reason(entry: &Entry, ramp: RampStep) -> String {
+fn reason(entry: &Entry, ramp: RampStep, now: Instant) -> String {
     let last = entry.history.last_result().unwrap_or("none");
     let state = &entry.snapshot;
     if !entry.is_member() {
@@ -241,6 +244,10 @@ fn reason(entry: &Entry, ramp: RampStep) -> String {
     }
     match state.health {
         Health::Unknown => "no probe result yet".to_owned(),
+        Health::Unhealthy if state.damped_until.is_some() => {
+            let left = state.damped_until.map_or(0, |until| until.saturating_duration_since(now).as_secs());
+            format!("answers, but its health changed too often: held unhealthy for {left} s more")
+        }
         Health::Unhealthy if state.consecutive_good > 0 => format!("{} good results after failing", state.consecutive_good),
         Health::Unhealthy => format!("{} consecutive bad results, the last: {last}", state.consecutive_bad),
         Health::Healthy if state.consecutive_bad > 0 => format!("{} bad results, the last: {last}", state.consecutive_bad),
