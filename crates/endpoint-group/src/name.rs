@@ -1,10 +1,10 @@
 //! Names of endpoints, groups and listeners: the identity that survives reloads and the only text that becomes a metric label.
 
-use std::{borrow::Borrow, fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, net::IpAddr, sync::Arc};
 
 /// A name of 1 to 64 characters out of `A-Z a-z 0-9 . _ - #`, beginning with a letter or digit.
 ///
-/// `#` is there for endpoints that come from a DNS name (`game#198.51.100.7`). Cloning is cheap.
+/// Endpoints that come from a DNS name have its address behind theirs ([`Name::at`]), and may be longer. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -34,6 +34,16 @@ impl Name {
             Some((_, c)) => Err(NameError::Character(c)),
             None => Ok(Self(text.into())),
         }
+    }
+
+    /// The name of this endpoint at one of the addresses of its DNS name: `game#198.51.100.7`, `game#2001:db8::7`.
+    pub fn at(&self, ip: IpAddr) -> Self {
+        Self(format!("{self}#{ip}").into())
+    }
+
+    /// The name without the address that [`Name::at`] put there.
+    pub fn base(&self) -> &str {
+        self.0.split('#').next().unwrap_or(&self.0)
     }
 
     /// The name as text.
@@ -69,6 +79,13 @@ mod tests {
         for text in ["eu-1", "a", "7", "fra1.game_7", "game#198.51.100.7"] {
             assert_eq!(Name::new(text).unwrap().as_str(), text);
         }
+    }
+
+    #[test]
+    fn an_address_of_a_dns_name_is_part_of_the_identity() {
+        let name = Name::new("game").unwrap();
+        let at = name.at("2001:db8::7".parse().unwrap());
+        assert_eq!((at.as_str(), at.base(), name.base()), ("game#2001:db8::7", "game", "game"));
     }
 
     #[test]

@@ -197,6 +197,11 @@ pub fn render(status: &Status, history: bool) -> String {
             listener.name, listener.flows_active, listener.stage, listener.digest
         );
     }
+    for name in &status.dns_names {
+        let addresses = if name.addresses.is_empty() { "no address".to_owned() } else { name.addresses.join(", ") };
+        let error = name.error.as_ref().map_or_else(String::new, |error| format!(" (last lookup failed: {error})"));
+        let _ = writeln!(text, "DNS name {}: {addresses}{error}", name.name);
+    }
     for group in &status.endpoint_groups {
         let eligible = if group.eligible { "eligible" } else { "not eligible" };
         let dial = if (group.traffic_dial - group.effective_dial).abs() < f64::EPSILON {

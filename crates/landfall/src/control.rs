@@ -12,6 +12,7 @@
 pub mod driver;
 pub mod endpoints;
 pub mod history;
+pub mod names;
 pub mod proximity;
 pub mod state;
 pub mod status;

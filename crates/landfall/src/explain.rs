@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::what_if::{WhatIfError, shortened};
 use crate::{
     cli::ExplainArgs,
-    config::{Config, Listener, Proximity},
+    config::{Config, Listener, Proximity, UNRESOLVED},
     control::state::State,
 };
 
@@ -187,7 +187,7 @@ pub fn explain(state: &State, flow: &FlowKey) -> Result<Explanation, ExplainErro
         ranking: table.ranking(slot).into_iter().map(name).collect(),
         group: choice.map(|target| target.group.to_string()),
         endpoint: choice.map(|target| target.name.to_string()),
-        address: choice.map(|target| target.address(flow.to.port())),
+        address: choice.filter(|target| target.ip != UNRESOLVED).map(|target| target.address(flow.to.port())),
         reason: walk.reason(choice.map(|target| &**target)),
         flow: None,
     })
@@ -267,6 +267,9 @@ impl Explanation {
         }
         let _ = match (&self.endpoint, &self.group, self.address) {
             (Some(endpoint), Some(group), Some(address)) => writeln!(out, "choice    {endpoint} of {group}, at {address}"),
+            (Some(endpoint), Some(group), None) => {
+                writeln!(out, "choice    {endpoint} of {group}, at what its DNS name leads to")
+            }
             _ => writeln!(out, "choice    none: the flow is refused"),
         };
         let _ = writeln!(out, "because   {}", self.reason);

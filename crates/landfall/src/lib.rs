@@ -11,5 +11,6 @@ pub mod demo;
 pub mod explain;
 pub mod logging;
 pub mod metrics;
+pub mod resolve;
 pub mod run;
 pub mod simulate;

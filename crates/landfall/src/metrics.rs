@@ -33,6 +33,8 @@ pub struct Metrics {
     failovers: IntCounterVec,
     time_to_failover: Histogram,
     reloads: IntCounterVec,
+    dns_lookups: IntCounterVec,
+    dns_addresses: IntGaugeVec,
     health: IntGaugeVec,
     weight: GaugeVec,
     rtt: GaugeVec,
@@ -82,6 +84,14 @@ impl Metrics {
                 .buckets(FAILOVER_BUCKETS.to_vec()),
             )?,
             reloads: IntCounterVec::new(Opts::new("landfall_config_reloads_total", "Reloads, by result."), &["result"])?,
+            dns_lookups: IntCounterVec::new(
+                Opts::new("landfall_dns_lookups_total", "Lookups of the DNS names of endpoints, by result."),
+                &["name", "result"],
+            )?,
+            dns_addresses: IntGaugeVec::new(
+                Opts::new("landfall_dns_addresses", "Addresses that the DNS name leads to, the last that were found."),
+                &["name"],
+            )?,
             health: IntGaugeVec::new(
                 Opts::new("landfall_endpoint_health", "1 for the endpoint's health now, 0 for the others."),
                 &["endpoint_group", "endpoint", "health"],
@@ -134,6 +144,8 @@ impl Metrics {
         registry.register(Box::new(metrics.failovers.clone()))?;
         registry.register(Box::new(metrics.time_to_failover.clone()))?;
         registry.register(Box::new(metrics.reloads.clone()))?;
+        registry.register(Box::new(metrics.dns_lookups.clone()))?;
+        registry.register(Box::new(metrics.dns_addresses.clone()))?;
         registry.register(Box::new(metrics.health.clone()))?;
         registry.register(Box::new(metrics.weight.clone()))?;
         registry.register(Box::new(metrics.rtt.clone()))?;
@@ -185,6 +197,11 @@ impl Metrics {
         }
     }
 
+    /// A DNS name was looked up, or could not be.
+    pub fn lookup(&self, name: &str, found: bool) {
+        self.dns_lookups.with_label_values(&[name, if found { "ok" } else { "failed" }]).inc();
+    }
+
     /// A routing table was published.
     pub fn table_published(&self) {
         self.tables_published.inc();
@@ -205,7 +222,7 @@ impl Metrics {
     }
 
     fn show(&self, status: &Status) {
-        for gauges in [&self.health, &self.damped, &self.group_eligible, &self.table_info] {
+        for gauges in [&self.health, &self.damped, &self.group_eligible, &self.table_info, &self.dns_addresses] {
             gauges.reset();
         }
         for gauges in [&self.weight, &self.rtt, &self.dial, &self.bound] {
@@ -214,6 +231,12 @@ impl Metrics {
         self.ready.set(i64::from(status.ready));
         for listener in &status.listeners {
             self.table_info.with_label_values(&[&listener.name, &listener.digest]).set(1);
+        }
+        for name in &status.dns_names {
+            for result in ["ok", "failed"] {
+                self.dns_lookups.with_label_values(&[name.name.as_str(), result]);
+            }
+            self.dns_addresses.with_label_values(&[&name.name]).set(i64::try_from(name.addresses.len()).unwrap_or(i64::MAX));
         }
         for group in &status.endpoint_groups {
             let name = group.name.as_str();

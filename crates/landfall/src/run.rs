@@ -18,10 +18,12 @@ use crate::{
     control::{
         driver::{self, Control, Loop},
         endpoints::Exhausted,
+        names::Names,
         state::State,
     },
     control_socket::{ControlSocket, SocketError},
     metrics::Metrics,
+    resolve::{Dns, resolver},
 };
 
 /// Threads of the control plane: one may rebuild tables while the other probes and answers.
@@ -97,7 +99,9 @@ impl Accelerator {
             listeners: config.listeners.iter().map(|listener| listener.settings.clone()).collect(),
         };
         let edge_name = config.edge.name.clone();
-        let state = State::new(config, Instant::now().into_std())?;
+        let (resolver, resolutions) = resolver(Dns::new(config.edge.resolvers.clone()));
+        let names = Names::new(config);
+        let state = State::new(names.config(), Instant::now().into_std())?;
         let routes = Arc::new(Routes::new(state.table()));
         let (checker, probes, reports) = checker(NetProber, fastrand::Rng::new());
         let observer = Arc::new(ProbeAtOnce(checker.clone()));
@@ -105,7 +109,19 @@ impl Accelerator {
         let books = Arc::clone(edge.books());
         let metrics = Metrics::new(&books, edge_name.as_str())?;
         let (control, commands) = driver::control(edge.finder().clone());
-        let control_loop = Loop { config_path: path, host, state, routes, checker, reports, books, metrics: metrics.clone() };
+        let control_loop = Loop {
+            config_path: path,
+            host,
+            names,
+            resolver,
+            resolutions,
+            state,
+            routes,
+            checker,
+            reports,
+            books,
+            metrics: metrics.clone(),
+        };
         let mut tasks = vec![
             tokio::spawn(async move {
                 probes.run().await;

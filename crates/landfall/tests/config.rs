@@ -79,6 +79,7 @@ fn the_design_s_example_means_what_it_says() {
             admin: "127.0.0.1:9900".parse().unwrap(),
             control: "/run/landfall/control.sock".into(),
             announce: vec!["198.18.0.1".parse().unwrap(), "198.18.0.2".parse().unwrap()],
+            resolvers: Vec::new(),
             drain_timeout: second(30),
             fast_path: FastPath::Auto,
         },
@@ -109,6 +110,7 @@ fn the_design_s_example_means_what_it_says() {
                 },
                 check: HealthCheck::new(exchange(b"ping", b"pong"), eu_timing).unwrap(),
                 probe_port: ProbePort::Fixed(7000),
+                hosts: [].into(),
             },
             Group {
                 group: EndpointGroup {
@@ -122,6 +124,7 @@ fn the_design_s_example_means_what_it_says() {
                 },
                 check: HealthCheck::new(exchange(b"PING", b""), Timing::default()).unwrap(),
                 probe_port: ProbePort::OfListenerPort(7000),
+                hosts: [].into(),
             },
         ],
         warnings: Vec::new(),
@@ -235,8 +238,6 @@ fn what_comes_later_is_refused_not_ignored() {
         (L, "tcp_mss = 1400", "tcp_mss", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),
         (G, "via = \"x\"", "via", LATER),
-        (P, "endpoints = [{ name = \"x\", address = \"game.example.com\" }]", "endpoints[0].address", LATER),
-        (P, "endpoints = [{ name = \"x\", address = \"game.example.com:80\" }]", "endpoints[0].address", LATER),
     ]);
 }
 
@@ -697,4 +698,50 @@ fn a_reload_applies_groups_and_refuses_the_rest() {
     assert_eq!(old.restart_needed(&edge), ["edge.drain_timeout", "listeners[0].ports", "listeners[0].idle_timeout.tcp"]);
     let renamed = parse(&file("", "", LISTENER, GROUP).replacen("\"chat\"", "\"talk\"", 1));
     assert_eq!(old.restart_needed(&renamed).len(), 1);
+}
+
+#[test]
+fn a_dns_name_becomes_an_endpoint_for_every_address() {
+    let (text, _) = with(
+        P,
+        "endpoints = [{ name = \"x\", address = \"10.0.0.1\" }, { name = \"y\", address = \"Game.Example.com.:80\", weight = 9 }]",
+    );
+    let config = parse(&text);
+    assert_eq!(config.hosts().into_iter().collect::<Vec<_>>(), ["game.example.com"]);
+    // Round trip: what check prints means the same.
+    assert_eq!(parse(&config.to_toml()), config);
+    let group = |config: &Config| {
+        let group =
+            config.endpoint_groups.iter().find(|group| group.group.endpoints.iter().any(|e| e.name.base() == "x")).unwrap();
+        let shown = group.group.endpoints.iter().map(|e| format!("{} {} {}", e.name, group.address(e), e.weight.get()));
+        shown.collect::<Vec<_>>()
+    };
+    assert_eq!(group(&config), ["x 10.0.0.1 128", "y game.example.com:80 9"]);
+    assert_eq!(group(&config.resolved(&[].into())), ["x 10.0.0.1 128"], "nothing is known yet");
+
+    // Of both families; a static IP would loop, and an address that the group has already is that endpoint.
+    let found = ["10.0.0.1", "10.0.0.7", "198.18.0.1", "2001:db8::7"].map(|ip| ip.parse().unwrap()).into();
+    let resolved = config.resolved(&[("game.example.com".to_owned(), found)].into());
+    let expected = ["x 10.0.0.1 128", "y#10.0.0.1 10.0.0.1:80 9", "y#10.0.0.7 10.0.0.7:80 9", "y#2001:db8::7 [2001:db8::7]:80 9"];
+    assert_eq!(group(&resolved), expected);
+    assert!(resolved.hosts().is_empty());
+}
+
+#[test]
+fn what_is_neither_address_nor_name_is_refused() {
+    let long = format!("{}.example.com", "x".repeat(64));
+    for address in
+        ["10.0.0.256", "10.0.0", "game..com", "-game.com", "game.com:0", "game.com:x", "game.com:70000", "a b", "", &long]
+    {
+        let found = errors(&with(P, &format!("endpoints = [{{ name = \"x\", address = \"{address}\" }}]")).0);
+        let [(_, key, message)] = &found[..] else { panic!("{address:?}: {found:?}") };
+        assert!(key.ends_with("endpoints[0].address") && message.contains("is not an address"), "{address:?}: {found:?}");
+    }
+    for resolver in ["dns.example.com", "10.0.0.1:0", "0.0.0.0", "x"] {
+        let found = errors(&with(E, &format!("resolvers = [\"{resolver}\"]")).0);
+        assert!(
+            matches!(&found[..], [(_, key, message)] if key == "edge.resolvers[0]" && message.contains("DNS server")),
+            "{found:?}"
+        );
+    }
 }

@@ -16,10 +16,12 @@ use health_checker::{BadReason, Outcome, Report, Snapshot};
 use landfall::{
     config::{Config, Host},
     control::{
+        names::{Learned, Names},
         state::State,
         status::{Surroundings, status},
     },
     metrics::Metrics,
+    resolve::Resolution,
 };
 use tokio::time::Instant;
 
@@ -93,7 +95,7 @@ fn scrape() -> String {
         "name = \"doc\"\nstatic_ips = [\"127.0.99.1\"]\nhash_seed = 7\n[edge]\nname = \"doc1\"\nworkers = 1\n\
          [[listeners]]\nname = \"l\"\nprotocol = \"udp\"\nports = [{port}]\nendpoint_groups = [\"g\"]\n\
          [[endpoint_groups]]\nname = \"g\"\nhealth_check = {{ protocol = \"udp\", send = \"ping\" }}\n\
-         endpoints = [{{ name = \"e\", address = \"127.0.0.1\" }}]\n"
+         endpoints = [{{ name = \"e\", address = \"127.0.0.1\" }}, {{ name = \"n\", address = \"e.example.com\", weight = 0 }}]\n"
     );
     let host = Host { name: "doc1".into(), cores: NonZeroUsize::MIN, descriptors: 4096 };
     let config = Config::parse(&file, &host).unwrap();
@@ -103,7 +105,10 @@ fn scrape() -> String {
         workers: config.edge.workers,
         listeners: config.listeners.iter().map(|listener| listener.settings.clone()).collect(),
     };
-    let mut state = State::new(config, now).unwrap();
+    let mut names = Names::new(config);
+    let found = [[127, 0, 0, 9].into()].into();
+    assert_eq!(names.learn(&Resolution { host: "e.example.com".to_owned(), outcome: Ok(found) }), Learned::Addresses);
+    let mut state = State::new(names.config(), now).unwrap();
     let outcome = Outcome::Good { latency: Duration::from_millis(1) };
     let transition = state.report(&healthy(&state, now, outcome.clone())).unwrap();
     assert!(state.rebuild(now));
@@ -118,7 +123,7 @@ fn scrape() -> String {
     let target = &state.endpoints().get(transition.id).target;
     metrics.endpoint(target.group.as_str(), target.name.as_str());
     metrics.probe(target.group.as_str(), target.name.as_str(), &outcome);
-    let text = metrics.render(&status(&state, edge.books(), &Surroundings::default(), now)).unwrap();
+    let text = metrics.render(&status(&state, Some(&names), edge.books(), &Surroundings::default(), now)).unwrap();
     edge.stop();
     String::from_utf8(text).unwrap()
 }

@@ -1,8 +1,6 @@
 //! What a reload changes, line by line, in the words of the file.
 
-use std::collections::BTreeMap;
-
-use ::endpoint_group::Endpoint;
+use std::{collections::BTreeMap, fmt::Display};
 
 use super::{Config, Group};
 
@@ -66,35 +64,43 @@ fn group_changes(name: &str, old: &Group, new: &Group) -> Vec<String> {
 }
 
 fn endpoint_changes(old: &Config, new: &Config) -> Vec<String> {
-    let all = |config: &'_ Config| -> BTreeMap<String, (String, Endpoint)> {
-        let of = |group: &Group| {
-            let name = group.group.name.to_string();
-            let endpoints = group.group.endpoints.iter();
-            endpoints.map(|e| (e.name.to_string(), (name.clone(), e.clone()))).collect::<Vec<_>>()
-        };
-        config.endpoint_groups.iter().flat_map(of).collect()
-    };
-    let address =
-        |e: &Endpoint| e.port.map_or_else(|| e.ip.to_string(), |port| std::net::SocketAddr::new(e.ip, port).to_string());
-    let (before, after) = (all(old), all(new));
+    let (before, after) = (endpoints(old), endpoints(new));
     let mut lines = Vec::new();
-    for (name, (group, endpoint)) in &after {
-        let Some((old_group, old)) = before.get(name) else {
-            let weight = endpoint.weight.get();
-            lines.push(format!("+ endpoint {name} ({group}): {}, weight {weight}", address(endpoint)));
+    for (name, Described { group, address, weight }) in &after {
+        let Some(old) = before.get(name) else {
+            lines.push(format!("+ endpoint {name} ({group}): {address}, weight {weight}"));
             continue;
         };
-        if old_group != group {
-            lines.push(format!("~ endpoint {name}: endpoint group {old_group} -> {group}"));
-        }
-        if address(old) != address(endpoint) {
-            lines.push(format!("~ endpoint {name}: address {} -> {}", address(old), address(endpoint)));
-        }
-        if old.weight != endpoint.weight {
-            lines.push(format!("~ endpoint {name}: weight {} -> {}", old.weight.get(), endpoint.weight.get()));
-        }
+        let mut note = |key: &str, from: &dyn Display, to: &dyn Display| {
+            if from.to_string() != to.to_string() {
+                lines.push(format!("~ endpoint {name}: {key} {from} -> {to}"));
+            }
+        };
+        note("endpoint group", &old.group, group);
+        note("address", &old.address, address);
+        note("weight", &old.weight, weight);
     }
     let gone = before.iter().filter(|(name, _)| !after.contains_key(*name));
-    lines.extend(gone.map(|(name, (group, _))| format!("- endpoint {name} ({group})")));
+    lines.extend(gone.map(|(name, old)| format!("- endpoint {name} ({})", old.group)));
     lines
+}
+
+/// An endpoint in the words of the file.
+struct Described<'a> {
+    group: &'a str,
+    address: String,
+    weight: u8,
+}
+
+/// By name.
+fn endpoints(config: &Config) -> BTreeMap<&str, Described<'_>> {
+    let mut all = BTreeMap::new();
+    for group in &config.endpoint_groups {
+        for endpoint in &group.group.endpoints {
+            let described =
+                Described { group: group.group.name.as_str(), address: group.address(endpoint), weight: endpoint.weight.get() };
+            all.insert(endpoint.name.as_str(), described);
+        }
+    }
+    all
 }

@@ -28,6 +28,7 @@ pub(super) struct RawEdge {
     pub(super) admin: Marked<SocketAddr>,
     pub(super) control: PathBuf,
     pub(super) announce: Option<Vec<Marked<IpAddr>>>,
+    pub(super) resolvers: Vec<SocketAddr>,
     pub(super) drain_timeout: Duration,
     pub(super) fast_path: FastPath,
 }
@@ -42,6 +43,7 @@ impl RawEdge {
             admin: self.admin.value,
             control: self.control.clone(),
             announce: announce.map_or_else(|| static_ips.to_vec(), |ips| ips.iter().map(|ip| ip.value).collect()),
+            resolvers: self.resolvers.clone(),
             drain_timeout: self.drain_timeout,
             fast_path: self.fast_path,
         })
@@ -57,6 +59,7 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
         admin: Marked { value: SocketAddr::from(([127, 0, 0, 1], 9900)), at: root.mark("edge.admin") },
         control: PathBuf::from(crate::commands::CONTROL),
         announce: None,
+        resolvers: Vec::new(),
         drain_timeout: Duration::from_secs(30),
         fast_path: FastPath::Auto,
     };
@@ -87,6 +90,9 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
         }
         ips
     });
+    if let Some(item) = edge.item("resolvers") {
+        raw.resolvers = item.elements(RESOLVERS).iter().filter_map(|element| element.read(resolver)).collect();
+    }
     if let Some(timeout) = edge.get("drain_timeout", values::duration_or_zero) {
         raw.drain_timeout = timeout;
     }
@@ -129,6 +135,16 @@ fn host_name(report: &Report, at: &Mark, host: &Host) -> Option<Name> {
         report.absent(at, Fault::new(reason, "set edge.name to 1 to 64 letters, digits, '.', '_' or '-'"));
     }
     name
+}
+
+const RESOLVERS: &str =
+    "list addresses of DNS servers, with the port if it is not 53, such as [\"10.0.0.53\", \"127.0.0.1:5353\"]";
+
+fn resolver(item: &Item<'_>) -> Result<SocketAddr, Fault> {
+    let text = item.text(RESOLVERS)?;
+    let address = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
+    let address = address.ok().filter(|address: &SocketAddr| address.port() > 0 && !address.ip().is_unspecified());
+    address.ok_or_else(|| Fault::new(format!("{text:?} is not the address of a DNS server"), RESOLVERS))
 }
 
 fn admin(item: &Item<'_>) -> Result<SocketAddr, Fault> {

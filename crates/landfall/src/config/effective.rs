@@ -2,7 +2,6 @@
 
 use std::{
     fmt::{self, Write},
-    net::SocketAddr,
     ops::RangeInclusive,
     time::Duration,
 };
@@ -45,6 +44,9 @@ fn write_edge(out: &mut String, edge: &Edge) -> fmt::Result {
     writeln!(out, "\n[edge]\nname = {}\nworkers = {}", quoted(&edge.name), edge.workers)?;
     writeln!(out, "admin = {}\ncontrol = {}", quoted(edge.admin), quoted(edge.control.display()))?;
     writeln!(out, "fast_path = {}\nannounce = {}", quoted(fast_path), list(&edge.announce))?;
+    if !edge.resolvers.is_empty() {
+        writeln!(out, "resolvers = {}", list(&edge.resolvers))?;
+    }
     writeln!(out, "drain_timeout = {}", span(edge.drain_timeout))
 }
 
@@ -125,8 +127,8 @@ fn write_group(out: &mut String, group: &Group) -> fmt::Result {
     writeln!(out, "port_overrides = [{}]", overrides.collect::<Vec<_>>().join(", "))?;
     writeln!(out, "failback = {{ hold = {}, ramp = {} }}", span(failback.hold), span(failback.ramp))?;
     writeln!(out, "endpoints = [")?;
-    for Endpoint { name, ip, port, weight } in endpoints {
-        let address = port.map_or_else(|| ip.to_string(), |port| SocketAddr::new(*ip, port).to_string());
+    for endpoint @ Endpoint { name, weight, .. } in endpoints {
+        let address = group.address(endpoint);
         writeln!(out, "  {{ name = {}, address = {}, weight = {} }},", quoted(name), quoted(address), weight.get())?;
     }
     writeln!(out, "]")?;

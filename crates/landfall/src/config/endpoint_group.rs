@@ -1,6 +1,6 @@
 //! `[[endpoint_groups]]`: where flows go.
 
-use std::{net::IpAddr, num::NonZeroU16};
+use std::{collections::BTreeMap, num::NonZeroU16};
 
 use endpoint_group::{Dial, Endpoint, EndpointGroup, MinHealthy, Name, Weight, model::FailbackPolicy};
 
@@ -8,7 +8,8 @@ use super::{
     diagnostic::{Fault, Mark, Marked, did_you_mean},
     health_check::{self, RawCheck},
     reader::{Item, Report, Section, Watch},
-    values,
+    resolved::UNRESOLVED,
+    values::{self, Place},
 };
 
 /// One port override as read.
@@ -22,7 +23,7 @@ pub(super) struct RawOverride {
 pub(super) struct RawEndpoint {
     pub(super) at: Mark,
     pub(super) name: Option<Marked<Name>>,
-    pub(super) address: Option<Marked<(IpAddr, Option<u16>)>>,
+    pub(super) address: Option<Marked<(Place, Option<u16>)>>,
     pub(super) weight: Weight,
 }
 
@@ -49,8 +50,12 @@ impl RawGroup {
     /// The group, if all of it could be read.
     pub(super) fn build(&self) -> Option<EndpointGroup> {
         let endpoint = |raw: &RawEndpoint| {
-            let (ip, port) = raw.address.as_ref()?.value;
-            Some(Endpoint { name: raw.name.as_ref()?.value.clone(), ip, port, weight: raw.weight })
+            let (place, port) = &raw.address.as_ref()?.value;
+            let ip = match place {
+                Place::Ip(ip) => *ip,
+                Place::Host(_) => UNRESOLVED,
+            };
+            Some(Endpoint { name: raw.name.as_ref()?.value.clone(), ip, port: *port, weight: raw.weight })
         };
         Some(EndpointGroup {
             name: self.name.as_ref().filter(|_| self.whole)?.value.clone(),
@@ -61,6 +66,17 @@ impl RawGroup {
             failback: self.failback,
             endpoints: self.endpoints.iter().map(endpoint).collect::<Option<_>>()?,
         })
+    }
+}
+
+impl RawGroup {
+    /// The DNS names of those endpoints that have one.
+    pub(super) fn hosts(&self) -> BTreeMap<Name, String> {
+        let host = |raw: &RawEndpoint| match &raw.address.as_ref()?.value.0 {
+            Place::Host(host) => Some((raw.name.as_ref()?.value.clone(), host.clone())),
+            Place::Ip(_) => None,
+        };
+        self.endpoints.iter().filter_map(host).collect()
     }
 }
 
@@ -130,6 +146,11 @@ fn region(item: &Item<'_>) -> Result<String, Fault> {
 /// A group that drains as a whole keeps its `min_healthy`: it is compared with the endpoints that could take flows again.
 fn check_min_healthy(report: &Report, min_healthy: &Marked<MinHealthy>, endpoints: &[RawEndpoint]) {
     let MinHealthy::Count(count) = min_healthy.value else { return };
+    let named = |endpoint: &RawEndpoint| matches!(&endpoint.address, Some(Marked { value: (Place::Host(_), _), .. }));
+    // A DNS name may stand for any number.
+    if endpoints.iter().any(named) {
+        return;
+    }
     let weighted = endpoints.iter().filter(|endpoint| endpoint.weight > Weight::ZERO).count();
     let most = if weighted == 0 { endpoints.len() } else { weighted };
     if usize::from(NonZeroU16::get(count)) > most {
@@ -141,8 +162,11 @@ fn check_min_healthy(report: &Report, min_healthy: &Marked<MinHealthy>, endpoint
 /// Probes from an IPv4 address reach no IPv6 endpoint, and the other way round.
 fn check_source(report: &Report, check: &RawCheck, endpoints: &[RawEndpoint]) {
     let Some(source) = &check.source else { return };
-    let other = endpoints.iter().filter_map(|endpoint| Some(endpoint.address.as_ref()?.value.0));
-    if let Some(ip) = other.into_iter().find(|ip| ip.is_ipv4() != source.value.is_ipv4()) {
+    let mut ips = endpoints.iter().filter_map(|endpoint| match endpoint.address.as_ref()?.value.0 {
+        Place::Ip(ip) => Some(ip),
+        Place::Host(_) => None,
+    });
+    if let Some(ip) = ips.find(|ip| ip.is_ipv4() != source.value.is_ipv4()) {
         let reason = format!("no probe gets from {} to an endpoint at {ip}", source.value);
         let cure = "write an address of the endpoints' family; give endpoints of the other family a group of their own";
         report.error(&source.at, Fault::new(reason, cure));
@@ -201,7 +225,7 @@ fn read_endpoints(section: &mut Section<'_>, report: &Report) -> Vec<RawEndpoint
 }
 
 fn refuse_same_address(report: &Report, endpoints: &[RawEndpoint]) {
-    let mut first = std::collections::BTreeMap::new();
+    let mut first = BTreeMap::new();
     for endpoint in endpoints {
         let Some(address) = &endpoint.address else { continue };
         let title = endpoint.name.as_ref().map_or(endpoint.at.key.as_str(), |name| name.value.as_str());
@@ -209,7 +233,7 @@ fn refuse_same_address(report: &Report, endpoints: &[RawEndpoint]) {
             let reason = format!("the same address as endpoint {other:?} of this group");
             report.error(&address.at, Fault::new(reason, "keep one of the two, with the sum of their weights"));
         } else {
-            first.insert(address.value, title);
+            first.insert(address.value.clone(), title);
         }
     }
 }

@@ -18,13 +18,14 @@ mod probe;
 mod probe_values;
 mod reader;
 mod reload;
+mod resolved;
 mod syntax;
 #[cfg(test)]
 mod tests;
 mod values;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -39,6 +40,7 @@ pub use self::{
     diagnostic::{ConfigErrors, Diagnostic},
     host::Host,
     limits::{Appetite, RESERVED_DESCRIPTORS, TooFewDescriptors, default_max_flows},
+    resolved::{Addresses, UNRESOLVED},
 };
 use self::{
     diagnostic::{Fault, Marked},
@@ -90,6 +92,8 @@ pub struct Edge {
     pub control: PathBuf,
     /// The static IPs that this edge serves: at least one.
     pub announce: Vec<IpAddr>,
+    /// Whom to ask for DNS names; empty: those of `/etc/resolv.conf`.
+    pub resolvers: Vec<SocketAddr>,
     /// How long flows of a removed endpoint, or of an edge that stops, may go on.
     pub drain_timeout: Duration,
     /// Whether the in-kernel path may be used where there is one.
@@ -150,6 +154,9 @@ pub struct Group {
     pub check: HealthCheck,
     /// Where its probes go.
     pub probe_port: ProbePort,
+    /// The DNS names of endpoints that have one in place of an address; their `ip` is unspecified until
+    /// [`Config::resolved`] puts those in their place that the name leads to.
+    pub hosts: BTreeMap<Name, String>,
 }
 
 /// The port that probes of a group go to.
@@ -285,7 +292,7 @@ fn build(file: &RawFile, resolved: crosscheck::Resolved, shares: &[NonZeroUsize]
     });
     let endpoint_groups = file.groups.iter().zip(resolved.groups).map(|(raw, resolved)| {
         let (group, probe_port) = resolved?;
-        Some(Group { group, check: raw.check.check.clone()?, probe_port })
+        Some(Group { group, check: raw.check.check.clone()?, probe_port, hosts: raw.hosts() })
     });
     let listeners: Vec<_> = listeners.collect::<Option<_>>()?;
     if listeners.len() != file.listeners.len() {

@@ -18,6 +18,7 @@ impl Config {
             ("edge.admin", edge.admin != new.edge.admin),
             ("edge.control", edge.control != new.edge.control),
             ("edge.announce", edge.announce != new.edge.announce),
+            ("edge.resolvers", edge.resolvers != new.edge.resolvers),
             ("edge.drain_timeout", edge.drain_timeout != new.edge.drain_timeout),
             ("edge.fast_path", edge.fast_path != new.edge.fast_path),
         ];

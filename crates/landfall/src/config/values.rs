@@ -183,24 +183,50 @@ pub(super) fn min_healthy(item: &Item<'_>) -> Result<MinHealthy, Fault> {
     }
 }
 
-/// Where an endpoint listens: an address, and its port if it has a fixed one.
-pub(super) fn endpoint_address(item: &Item<'_>) -> Result<(IpAddr, Option<u16>), Fault> {
-    const CURE: &str =
-        "write an IP address, with a port if it has a fixed one: \"10.0.1.10\", \"10.0.1.10:9000\" or \"[2001:db8::1]:9000\"";
+/// Where an endpoint is, as the file says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// At an address.
+    Ip(IpAddr),
+    /// Wherever this DNS name leads: lower case, without the dot at its end.
+    Host(String),
+}
+
+/// An address or a DNS name, and the port if it is fixed.
+pub(super) fn endpoint_address(item: &Item<'_>) -> Result<(Place, Option<u16>), Fault> {
+    const CURE: &str = "write an IP address or a DNS name, with a port if it has a fixed one: \"10.0.1.10\", \"10.0.1.10:9000\", \"[2001:db8::1]:9000\" or \"game.example.com:9000\"";
     let text = item.text(CURE)?;
     if let Ok(ip) = text.parse() {
-        return Ok((unicast(ip, CURE)?, None));
+        return Ok((Place::Ip(unicast(ip, CURE)?), None));
     }
     if let Ok(address) = text.parse::<std::net::SocketAddr>() {
         if address.port() == 0 {
             return Err(Fault::new(format!("{text:?} has port 0"), CURE));
         }
-        return Ok((unicast(address.ip(), CURE)?, Some(address.port())));
+        return Ok((Place::Ip(unicast(address.ip(), CURE)?), Some(address.port())));
     }
-    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
-    let letters = host.contains(|c: char| c.is_ascii_alphabetic());
-    if letters && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')) {
-        return Err(Fault::later(format!("a DNS name ({text:?}) as an endpoint's address"), CURE));
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => match port.parse::<u16>() {
+            Ok(port) if port > 0 => (host, Some(port)),
+            _ => return Err(Fault::new(format!("{text:?} is not an address"), CURE)),
+        },
+        None => (text, None),
+    };
+    match host_name(host) {
+        Some(host) => Ok((Place::Host(host), port)),
+        None => Err(Fault::new(format!("{text:?} is not an address"), CURE)),
     }
-    Err(Fault::new(format!("{text:?} is not an address"), CURE))
+}
+
+/// A host name (RFC 1123, section 2.1) as it is asked for; `None` if `text` is none, or could be a mistyped address.
+fn host_name(text: &str) -> Option<String> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let fits = |label: &str| {
+        let within = label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        (1..=63).contains(&label.len()) && within && !label.starts_with('-') && !label.ends_with('-')
+    };
+    // The last label of an address is a number, that of a name never is.
+    let last = name.rsplit('.').next()?;
+    let named = last.chars().any(|c| c.is_ascii_alphabetic());
+    (name.len() <= 253 && named && name.split('.').all(fits)).then(|| name.to_ascii_lowercase())
 }

@@ -11,8 +11,9 @@ use tokio::{
 };
 
 use super::{
-    endpoints::{Drain, Transition},
+    endpoints::{Drain, Exhausted, Transition},
     history::Change,
+    names::{Learned, Names},
     state::State,
     status::{self, Status, Surroundings},
 };
@@ -20,6 +21,7 @@ use crate::{
     config::{Config, Host, LoadError, Proximity},
     explain::{self, ExplainError, Explanation},
     metrics::Metrics,
+    resolve::{Dns, Resolution, Resolver},
 };
 
 /// Commands that wait for the loop; askers beyond it wait to ask.
@@ -110,7 +112,7 @@ pub enum ReloadError {
     RestartNeeded(Vec<String>),
     /// No endpoint id is left.
     #[error(transparent)]
-    Exhausted(#[from] super::endpoints::Exhausted),
+    Exhausted(#[from] Exhausted),
     /// The loop has ended.
     #[error("the edge is stopping")]
     Stopping,
@@ -167,6 +169,12 @@ pub struct Loop {
     pub config_path: Option<PathBuf>,
     /// What its defaults depend on.
     pub host: Host,
+    /// The file, and what is known of its DNS names.
+    pub names: Names,
+    /// Who looks them up.
+    pub resolver: Resolver<Dns>,
+    /// What was found.
+    pub resolutions: mpsc::Receiver<Resolution>,
     /// What is known.
     pub state: State,
     /// Where tables are published.
@@ -193,6 +201,7 @@ impl Loop {
         self.show_endpoints();
         self.set_targets();
         let mut around = Surroundings::default();
+        self.resolver.set_hosts(&self.names.file().hosts());
         let mut locality = tokio::time::interval(LOCALITY_CHECK);
         locality.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports = Vec::new();
@@ -208,6 +217,10 @@ impl Loop {
                 command = commands.recv() => {
                     let Some(command) = command else { return };
                     self.obey(command, &mut around);
+                    Vec::new()
+                }
+                Some(resolution) = self.resolutions.recv() => {
+                    self.learn(&resolution);
                     Vec::new()
                 }
                 _ = locality.tick() => {
@@ -317,7 +330,7 @@ impl Loop {
             Command::Status(answer) => {
                 let now = Instant::now().into_std();
                 // Err: the asker has gone.
-                let _ = answer.send(status::status(&self.state, &self.books, around, now));
+                let _ = answer.send(status::status(&self.state, Some(&self.names), &self.books, around, now));
             }
             Command::Explain(flow, pinned, answer) => {
                 let explanation = explain::explain(&self.state, &flow);
@@ -391,15 +404,46 @@ impl Loop {
     fn reload(&mut self) -> Result<String, ReloadError> {
         let Some(path) = &self.config_path else { return Ok("there is no file to read again".to_owned()) };
         let config = Config::load(path, &self.host)?;
-        let fixed = self.state.config().restart_needed(&config);
+        let fixed = self.names.file().restart_needed(&config);
         if !fixed.is_empty() {
             return Err(ReloadError::RestartNeeded(fixed));
         }
-        let changes = self.state.config().changes(&config);
-        self.state.apply(config, Instant::now().into_std())?;
+        let changes = self.names.file().changes(&config);
+        let before = self.names.file().clone();
+        self.names.replace(config);
+        if let Err(error) = self.apply() {
+            self.names.replace(before);
+            return Err(error.into());
+        }
+        self.resolver.set_hosts(&self.names.file().hosts());
+        Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") })
+    }
+
+    /// Puts the file and what is known of its names in force.
+    fn apply(&mut self) -> Result<(), Exhausted> {
+        self.state.apply(self.names.config(), Instant::now().into_std())?;
         self.show_endpoints();
         self.set_targets();
-        Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") })
+        Ok(())
+    }
+
+    fn learn(&mut self, resolution: &Resolution) {
+        let host = resolution.host.as_str();
+        self.metrics.lookup(host, resolution.outcome.is_ok());
+        match self.names.learn(resolution) {
+            Learned::Nothing => {}
+            Learned::Addresses => {
+                let before = self.state.config().clone();
+                match self.apply() {
+                    Ok(()) => {
+                        tracing::info!(host, "DNS name has new addresses: {}", before.changes(self.state.config()).join("; "))
+                    }
+                    Err(error) => tracing::error!(host, %error, "new addresses of a DNS name are not used"),
+                }
+            }
+            Learned::Failed(reason) => tracing::warn!(host, reason, "cannot look up a DNS name; it keeps its last addresses"),
+            Learned::Recovered => tracing::info!(host, "DNS name is looked up again; its addresses are the same"),
+        }
     }
 
     fn show_endpoints(&self) {

@@ -191,7 +191,8 @@ impl Endpoints {
                     }
                     None => {
                         let id = EndpointId::new(next.entries.len()).ok_or(Exhausted)?;
-                        let membership = Membership::Member { group: index, weight: endpoint.weight, set: None, drain: None };
+                        let (set, drain) = next.orders_of_siblings(&endpoint.name, endpoint.weight);
+                        let membership = Membership::Member { group: index, weight: endpoint.weight, set, drain };
                         next.entries.push(unknown(id, target, membership, probe, Arc::clone(&check), now));
                         id
                     }
@@ -214,18 +215,27 @@ impl Endpoints {
         self.entries.iter().find(same).map(|entry| entry.id)
     }
 
-    /// The member of this name.
-    pub fn named(&self, name: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.is_member() && entry.target.name.as_str() == name)
+    /// Changes what an operator may change of a member, or of all that come from the DNS name of one; whether there is one of this name.
+    pub fn order(&mut self, name: &str, change: impl Fn(&mut Option<Weight>, &mut Option<Drain>)) -> bool {
+        let mut found = false;
+        for entry in &mut self.entries {
+            if let Membership::Member { set, drain, .. } = &mut entry.membership
+                && (entry.target.name.as_str() == name || entry.target.name.base() == name)
+            {
+                change(set, drain);
+                found = true;
+            }
+        }
+        found
     }
 
-    /// Changes what an operator may change of a member; whether there is one of this name.
-    pub fn order(&mut self, name: &str, change: impl FnOnce(&mut Option<Weight>, &mut Option<Drain>)) -> bool {
-        let Some(id) = self.named(name).map(|entry| entry.id) else { return false };
-        if let Membership::Member { set, drain, .. } = &mut self.entries[id.index()].membership {
-            change(set, drain);
+    /// What an operator ordered for the other addresses of a new endpoint's DNS name; an order is for the name, not for an address.
+    fn orders_of_siblings(&self, name: &Name, configured: Weight) -> (Option<Weight>, Option<Drain>) {
+        let sibling = |entry: &&Entry| entry.is_member() && entry.target.name != *name && entry.target.name.base() == name.base();
+        match self.entries.iter().find(sibling).map(|entry| entry.membership) {
+            Some(Membership::Member { weight, set, drain, .. }) => (set.filter(|_| weight == configured), drain),
+            _ => (None, None),
         }
-        true
     }
 
     /// Makes the health of an endpoint what it would be after enough probes, without any.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     endpoints::{Entry, Membership},
     history::Change,
+    names::Names,
     state::State,
 };
 
@@ -31,6 +32,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// In the order of the file.
     pub endpoint_groups: Vec<GroupStatus>,
+    /// The DNS names of endpoints.
+    pub dns_names: Vec<DnsNameStatus>,
     /// Static IPs that this edge announces by BGP.
     pub announced: Vec<String>,
 }
@@ -137,6 +140,17 @@ fn change_status(change: &Change, now: Instant) -> ChangeStatus {
     }
 }
 
+/// A DNS name of endpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DnsNameStatus {
+    /// The name.
+    pub name: String,
+    /// Its addresses, the last that were found.
+    pub addresses: Vec<String>,
+    /// Why the last lookup failed, if it did.
+    pub error: Option<String>,
+}
+
 /// What the state does not know.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
@@ -149,12 +163,19 @@ pub struct Surroundings {
 }
 
 /// The status of `state` at `now`.
-pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant) -> Status {
+pub fn status(state: &State, names: Option<&Names>, books: &Books, around: &Surroundings, now: Instant) -> Status {
     let config = state.config();
     let table = state.table();
     let name_of = |group: usize| config.endpoint_groups[group].group.name.to_string();
     let mut not_ready = around.not_ready.clone();
     not_ready.extend(state.awaited().map(|e| format!("endpoint {} has had no probe result yet", e.target.name)));
+    not_ready
+        .extend(names.into_iter().flat_map(Names::waiting).map(|host| format!("DNS name {host} has not been looked up yet")));
+    let dns_names = names.into_iter().flat_map(Names::known).map(|(name, addresses, error)| DnsNameStatus {
+        name: name.to_owned(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        error: error.map(str::to_owned),
+    });
     let listeners =
         config.listeners.iter().zip(&table.listeners).enumerate().map(|(index, (listener, answers))| ListenerStatus {
             name: listener.settings.name.to_string(),
@@ -202,6 +223,7 @@ pub fn status(state: &State, books: &Books, around: &Surroundings, now: Instant)
         generation: table.generation,
         listeners: listeners.collect(),
         endpoint_groups: groups.collect(),
+        dns_names: dns_names.collect(),
         announced: Vec::new(),
     }
 }
