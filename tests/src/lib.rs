@@ -3,6 +3,7 @@
 //! * [`lab`]: hosts and links made of anonymous network namespaces; nothing outlives the test process, however it ends.
 //! * [`edge`]: one running `landfall`, its admin address and its metrics.
 //! * [`endpoints`] and [`clients`]: the two ends of a flow. Endpoints are processes, so that killing one is real.
+//! * [`field`]: the servers of the protocols that probes know by name.
 //! * [`load`]: flows that note by themselves when they are told of a death, or move.
 //! * [`command`]: the commands of `landfall` that end by themselves.
 //! * [`wait`]: the only way to wait. Tests wait for an event with a deadline, never for a while.
@@ -17,6 +18,7 @@ pub mod command;
 pub mod edge;
 pub mod endpoints;
 pub mod failure;
+pub mod field;
 pub mod lab;
 pub mod load;
 pub mod loopback;

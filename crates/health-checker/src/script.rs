@@ -1,7 +1,7 @@
 //! A conversation as data: what a probe sends and what the answers mean; and the pure machine that follows it.
 //!
 //! A [`Script`] says the same to every endpoint. What differs from probe to probe (the nonce, the addresses of the two ends)
-//! is filled in by a [`Dialogue`], which knows nothing of sockets: bytes in, the next step out.
+//! is filled in by a `Dialogue`, which knows nothing of sockets: bytes in, the next step out.
 
 use std::{borrow::Cow, net::SocketAddr};
 
@@ -186,6 +186,9 @@ pub(crate) enum Step {
     Bad,
 }
 
+/// What a pattern captured, where there is a pattern.
+type Found<'a> = Option<Captures<'a>>;
+
 /// One probe's way through a script.
 #[derive(Debug)]
 pub(crate) struct Dialogue<'s> {
@@ -217,11 +220,7 @@ impl<'s> Dialogue<'s> {
     pub(crate) fn hear(&mut self, answer: &[u8]) -> Step {
         let script = self.script;
         for (index, Answer { when, then }) in script.answers.iter().enumerate() {
-            let found = match when {
-                Expect::Regex(pattern) => self.find(pattern, answer),
-                plain => plain.is_in(answer).then_some(None),
-            };
-            let Some(found) = found else { continue };
+            let Some(found) = self.fits(when, answer) else { continue };
             match then {
                 Then::Good { parting } => return Step::Good(self.fill(parting, found.as_ref())),
                 Then::Bad => return Step::Bad,
@@ -235,8 +234,9 @@ impl<'s> Dialogue<'s> {
         Step::Wait
     }
 
-    /// The first occurrence of the pattern that carries this probe's nonce, or any if the pattern has no nonce.
-    fn find<'a>(&self, pattern: &Pattern, answer: &'a [u8]) -> Option<Option<Captures<'a>>> {
+    /// What of `answer` fits, if anything does; captures only a pattern has.
+    fn fits<'a>(&self, when: &Expect, answer: &'a [u8]) -> Option<Found<'a>> {
+        let Expect::Regex(pattern) = when else { return when.is_in(answer).then_some(None) };
         let is_ours = |found: &Captures<'_>| found.name(NONCE).is_none_or(|nonce| nonce.as_bytes() == self.nonce);
         pattern.0.captures_iter(answer).find(is_ours).map(Some)
     }

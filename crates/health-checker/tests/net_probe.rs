@@ -83,6 +83,19 @@ async fn an_exchange_is_good_across_segments_and_ends_in_order() {
 }
 
 #[tokio::test]
+async fn an_answer_that_goes_on_behind_the_expected_is_no_reason_to_reset() {
+    for length in [100, 1000, 10_000] {
+        let (address, service) = tcp_service(move |mut stream| {
+            read_ping(&mut stream);
+            stream.write_all(&[b"pong".to_vec(), vec![b'.'; length]].concat()).unwrap();
+            stream.read(&mut [0; 1]).map_err(|error| error.kind())
+        });
+        assert!(matches!(probe(address, &tcp("ping", "pong"), AMPLE).await, Outcome::Good { .. }));
+        assert_eq!(service.join().unwrap(), Ok(0), "{length}");
+    }
+}
+
+#[tokio::test]
 async fn closed_ports_refuse_at_once() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     assert_eq!(probe(free, &tcp("", ""), AMPLE).await, Outcome::Bad(BadReason::Refused));

@@ -2,13 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{
     ANSWER_LIMIT, BadReason, Failure,
     socket::{Close, connect_tcp},
 };
 use crate::script::{Dialogue, Script, Step};
+
+/// Room for most answers in one piece.
+const READ_SIZE: usize = 2048;
 
 /// Connects and follows the script; sets `heard` once any answer came.
 ///
@@ -25,6 +31,9 @@ pub(super) async fn ask(target: SocketAddr, source: Option<IpAddr>, script: &Scr
     }
     let mut answer = Vec::new();
     while answer.len() < ANSWER_LIMIT {
+        stream.readable().await?;
+        // Only now: most of a probe's life is waiting, and thousands may be waiting.
+        answer.reserve(READ_SIZE);
         if stream.read_buf(&mut answer).await? == 0 {
             return Err(Failure::Reason(if *heard { BadReason::Unexpected } else { BadReason::Closed }));
         }
@@ -38,10 +47,23 @@ pub(super) async fn ask(target: SocketAddr, source: Option<IpAddr>, script: &Scr
             Step::Good(parting) => {
                 // A peer that does not stay for the goodbye has answered nonetheless.
                 let _ = stream.write_all(&parting).await;
+                discard(&stream);
                 return Ok(());
             }
-            Step::Bad => break,
+            Step::Bad => {
+                discard(&stream);
+                break;
+            }
         }
     }
     Err(Failure::Reason(BadReason::Unexpected))
+}
+
+/// Reads what has come and is of no interest: closed with bytes unread, a connection is reset.
+fn discard(stream: &TcpStream) {
+    let mut scratch = [0; READ_SIZE];
+    let mut left = ANSWER_LIMIT / READ_SIZE;
+    while left > 0 && matches!(stream.try_read(&mut scratch), Ok(1..)) {
+        left -= 1;
+    }
 }
