@@ -465,7 +465,7 @@ fn defaults_follow_the_host_and_the_interval() {
     let settings = &config.listeners[0].settings;
     let tcp = settings.tcp.as_ref().unwrap();
     assert_eq!((tcp.idle_timeout.as_secs(), tcp.connect_attempts.get()), (340, 3));
-    assert_eq!(settings.limits.max_flows, (524_288 - 4 - 1 - 256) / 2);
+    assert_eq!(settings.limits.max_flows, (524_288 - 4 - 256) / 2);
     let small = Host { descriptors: 259, ..host() };
     let ConfigErrors(errors) = Config::parse(&file("", "", LISTENER, GROUP), &small).unwrap_err();
     assert!(errors[0].key == "listeners[0].ports[0]" && errors[0].reason.contains("259 descriptors"), "{errors:?}");
