@@ -11,7 +11,7 @@ use super::{
     values,
 };
 
-/// Descriptors kept back for the admin address, the control socket, DNS and logs; one for each endpoint's probe comes on top.
+/// Descriptors kept back for probes, the admin address, the control socket and logs.
 pub const RESERVED_DESCRIPTORS: u64 = 256;
 
 const MOST_FLOWS: u64 = 1 << 40;
@@ -58,25 +58,23 @@ pub struct Appetite {
 /// Why the descriptors do not suffice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{sockets} listening sockets, {probes} probes and {RESERVED_DESCRIPTORS} descriptors in reserve leave too few of this host's {limit} descriptors for flows"
+    "{sockets} listening sockets and {RESERVED_DESCRIPTORS} descriptors in reserve leave too few of this host's {limit} descriptors for flows"
 )]
 pub struct TooFewDescriptors {
     /// The sockets of all listeners.
     pub sockets: u64,
-    /// A probe of every endpoint at once.
-    pub probes: u64,
     /// The limit as given.
     pub limit: u64,
 }
 
-/// The default `max_flows` of each listener: what is left of `limit` after listening sockets, as many `probes` at once as there are
-/// endpoints, and [`RESERVED_DESCRIPTORS`], in equal shares, divided by what one of the listener's flows takes.
+/// The default `max_flows` of each listener: what is left of `limit` after listening sockets and
+/// [`RESERVED_DESCRIPTORS`], in equal shares, divided by what one of the listener's flows takes.
 ///
 /// A listener with a `max_flows` of its own counts as a sharer all the same, so that setting it changes no other's default.
-pub fn default_max_flows(limit: u64, probes: u64, listeners: &[Appetite]) -> Result<Vec<NonZeroUsize>, TooFewDescriptors> {
+pub fn default_max_flows(limit: u64, listeners: &[Appetite]) -> Result<Vec<NonZeroUsize>, TooFewDescriptors> {
     let sockets = listeners.iter().map(|listener| listener.sockets).sum();
-    let too_few = TooFewDescriptors { sockets, probes, limit };
-    let left = limit.checked_sub(sockets + probes + RESERVED_DESCRIPTORS).ok_or(too_few)?;
+    let too_few = TooFewDescriptors { sockets, limit };
+    let left = limit.checked_sub(sockets + RESERVED_DESCRIPTORS).ok_or(too_few)?;
     let sharers = listeners.len() as u64;
     let share = |listener: &Appetite| {
         let flows = left.checked_div(sharers)?.checked_div(listener.per_flow)?;
@@ -91,14 +89,13 @@ pub(super) fn shares(
     listeners: &[RawListener],
     static_ips: usize,
     workers: NonZeroUsize,
-    endpoints: usize,
     descriptors: u64,
 ) -> Vec<NonZeroUsize> {
     let appetites: Vec<_> = listeners.iter().map(|listener| appetite(listener, static_ips, workers)).collect();
     let Some((biggest, _)) = appetites.iter().enumerate().max_by_key(|(_, appetite)| appetite.sockets) else {
         return Vec::new();
     };
-    let shares = match default_max_flows(descriptors, endpoints as u64, &appetites) {
+    let shares = match default_max_flows(descriptors, &appetites) {
         Ok(shares) => shares,
         Err(error) => {
             let at = listeners[biggest].ports.first().map_or(&listeners[biggest].at, |range| &range.at);
@@ -108,7 +105,7 @@ pub(super) fn shares(
         }
     };
     let sockets: u64 = appetites.iter().map(|appetite| appetite.sockets).sum();
-    let left = descriptors - sockets - endpoints as u64 - RESERVED_DESCRIPTORS;
+    let left = descriptors - sockets - RESERVED_DESCRIPTORS;
     for (listener, appetite) in listeners.iter().zip(&appetites) {
         let Some(max_flows) = &listener.limits.max_flows else { continue };
         let wanted = (max_flows.value.get() as u64).saturating_mul(appetite.per_flow);
@@ -136,17 +133,17 @@ mod tests {
 
     #[test]
     fn what_is_left_is_shared_equally() {
-        let shares = default_max_flows(100_670, 10, &[GAME, CHAT]).unwrap();
+        let shares = default_max_flows(100_660, &[GAME, CHAT]).unwrap();
         assert_eq!(shares.iter().map(|share| share.get()).collect::<Vec<_>>(), [50_000, 25_000]);
     }
 
     #[test]
     fn sockets_that_do_not_fit_are_an_error_with_figures() {
-        let error = default_max_flows(600, 3, &[GAME]).unwrap_err();
-        assert_eq!(error, TooFewDescriptors { sockets: 400, probes: 3, limit: 600 });
+        let error = default_max_flows(600, &[GAME]).unwrap_err();
+        assert_eq!(error, TooFewDescriptors { sockets: 400, limit: 600 });
         assert!(error.to_string().contains("400") && error.to_string().contains("600"));
-        assert!(default_max_flows(656, 0, &[GAME]).is_err(), "not one flow would fit");
-        assert!(default_max_flows(657, 0, &[GAME]).is_ok());
-        assert_eq!(default_max_flows(0, 0, &[]), Err(TooFewDescriptors { sockets: 0, probes: 0, limit: 0 }));
+        assert!(default_max_flows(656, &[GAME]).is_err(), "not one flow would fit");
+        assert!(default_max_flows(657, &[GAME]).is_ok());
+        assert_eq!(default_max_flows(0, &[]), Err(TooFewDescriptors { sockets: 0, limit: 0 }));
     }
 }

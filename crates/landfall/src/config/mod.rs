@@ -244,8 +244,7 @@ fn read(text: &str, host: &Host) -> (Option<Config>, Vec<Diagnostic>, BTreeSet<S
     let file = read_root(Section::root(tree.get_ref(), &report), &report, host);
     let resolved = crosscheck::check(&report, &file);
     let announced = file.edge.announce.as_ref().map_or(file.static_ips.len(), Vec::len);
-    let endpoints = file.groups.iter().map(|group| group.endpoints.len()).sum();
-    let shares = limits::shares(&report, &file.listeners, announced, file.edge.workers, endpoints, host.descriptors);
+    let shares = limits::shares(&report, &file.listeners, announced, file.edge.workers, host.descriptors);
     let config = build(&file, resolved, &shares);
     let (errors, warnings, asked) = report.into_parts();
     let config = config.filter(|_| errors.is_empty()).map(|config| Config { warnings, ..config });
