@@ -344,6 +344,7 @@ impl Loop {
                     Ok(changes) => tracing::info!("reloaded: {}", changes.replace('\n', "; ")),
                     Err(error) => tracing::warn!("reload refused, the old configuration stays in force: {error}"),
                 }
+                self.publish(&[]);
                 let _ = answer.send(result);
             }
             Command::Order(order, answer) => {
@@ -351,6 +352,8 @@ impl Loop {
                 if let Ok(done) = &result {
                     tracing::info!("by order: {done}");
                 }
+                // Whoever asked may rely on it from the answer on.
+                self.publish(&[]);
                 let _ = answer.send(result);
             }
             Command::Stop => (around.draining, around.stopping) = (true, true),
