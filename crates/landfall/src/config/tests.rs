@@ -19,7 +19,10 @@ fn every_table() -> String {
         .replace("protocol = \"udp\"\nports", "protocol = \"tcp_udp\"\nports")
         .replace("idle_timeout = \"30s\"", "idle_timeout = { tcp = \"1s\", udp = \"1s\" }")
         .replace("on_unhealthy = \"move\"", "on_unhealthy = { tcp = \"keep\", udp = \"keep\" }")
-        .replace("send = \"ping\", expect = \"pong\"", "send = { hex = \"00\" }, expect = { regex = \"^p\" }")
+        .replace(
+            "send = \"ping\", expect = \"pong\"",
+            "send = { hex = \"00\" }, expect = { regex = \"^p\" }, flap = { changes = 6, window = \"5m\" }",
+        )
 }
 
 /// The part of the guide that documents the table of a key, and the key as it stands there.
