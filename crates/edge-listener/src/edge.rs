@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::{
     PassiveObserver, Routes,
+    access::AccessLists,
     account::Books,
     bind::{self, BindError},
     find::Finder,
@@ -24,6 +25,7 @@ pub struct Edge {
     phase: watch::Sender<Phase>,
     workers: Vec<JoinHandle<()>>,
     books: Arc<Books>,
+    access: Arc<AccessLists>,
     finder: Finder,
 }
 
@@ -49,11 +51,13 @@ impl Edge {
         let sockets = bind::bind_all(&settings)?;
         let names = settings.listeners.iter().map(|listener| listener.name.clone()).collect();
         let books = Books::new(names, settings.workers.get());
+        let access = Arc::new(AccessLists::new(settings.listeners.iter().map(|listener| listener.access.clone())));
         let limits = settings.listeners.iter().map(|listener| FlowLimits::new(listener.limits)).collect();
         let (phase, watched) = watch::channel(Phase::Serving);
         let shared = Arc::new(Shared {
             settings,
             routes,
+            access: Arc::clone(&access),
             limits,
             books: Arc::clone(&books),
             observer,
@@ -76,12 +80,17 @@ impl Edge {
                 .map_err(|source| StartError::Worker { worker: index, source })?;
             workers.push(thread);
         }
-        Ok(Self { phase, workers, books, finder })
+        Ok(Self { phase, workers, books, access, finder })
     }
 
     /// What was counted.
     pub fn books(&self) -> &Arc<Books> {
         &self.books
+    }
+
+    /// Whom it serves, to be changed while it runs.
+    pub fn access(&self) -> &Arc<AccessLists> {
+        &self.access
     }
 
     /// Tells where a flow is pinned.

@@ -4,11 +4,13 @@ use std::{cell::Cell, net::IpAddr, rc::Rc, sync::Arc};
 
 use endpoint_group::{EndpointId, Protocol};
 
+use tokio::time::Instant;
+
 use crate::{
     account::{Counters, EndpointFlow},
     limits::Permit,
     reasons::{CloseReason, DropReason},
-    worker::{LiveFlow, Phase, Worker},
+    worker::{LiveFlow, Phase, Shared, Worker},
 };
 
 /// An admitted flow. Dropping it closes the books on it, under [`CloseReason::Shutdown`] unless another reason was given.
@@ -31,7 +33,14 @@ impl OpenFlow {
     ) -> Option<Self> {
         let admitted = match (worker.phase(), protocol) {
             // A TCP connection that the kernel had accepted before the drain is served.
-            (Phase::Serving, _) | (Phase::Draining, Protocol::Tcp) => worker.shared.limits[listener].admit(client),
+            (Phase::Serving, _) | (Phase::Draining, Protocol::Tcp) => {
+                let Shared { access, limits, .. } = &*worker.shared;
+                if access.admits(listener, client) {
+                    limits[listener].admit(client, Instant::now().into_std())
+                } else {
+                    Err(DropReason::Denied)
+                }
+            }
             (Phase::Draining | Phase::Stopping, _) => Err(DropReason::Draining),
         };
         match admitted {

@@ -5,12 +5,13 @@
 //! (limits, metrics). The files follow the packet:
 //!
 //! 1. [`bind`]: a socket per static IP, port, protocol and worker.
-//! 2. `tcp::accept`, `udp::receive`: a connection or datagram arrives; [`limits`] may refuse it.
+//! 2. `tcp::accept`, `udp::receive`: a connection or datagram arrives; [`access`] and [`limits`] may refuse it.
 //! 3. [`routes`]: the slot's endpoint is looked up in the routing table.
 //! 4. `tcp::dial`, `udp::flow`: the flow is pinned to an endpoint, or to the next in rank.
 //! 5. `tcp::relay`, `udp::flow`: bytes go both ways until an end, a time or a verdict ends the flow.
 //! 6. [`account`]: everything that was delivered, ended or dropped is counted, each drop under one [`reasons`] name.
 
+pub mod access;
 pub mod account;
 pub mod bind;
 pub mod edge;
@@ -18,6 +19,7 @@ pub mod find;
 mod flow;
 pub mod limits;
 pub mod overflow;
+mod rate;
 pub mod reasons;
 pub mod routes;
 pub mod settings;

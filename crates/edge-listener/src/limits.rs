@@ -1,4 +1,4 @@
-//! What a listener refuses: flows beyond its cap, and flows of one client beyond the client's.
+//! What a listener refuses: flows beyond its cap, flows of one client beyond the client's, and flows that a client begins too fast.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -6,11 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use dashmap::DashMap;
 
-use crate::{reasons::DropReason, settings::Limits};
+use crate::{rate::NewFlows, reasons::DropReason, settings::Limits};
 
 /// Counts the flows of one listener over all workers.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct FlowLimits {
     limits: Limits,
     active: AtomicUsize,
     clients: DashMap<IpAddr, usize>,
+    new_flows: Option<NewFlows>,
 }
 
 /// The right to one flow; given back when dropped.
@@ -30,11 +32,12 @@ pub struct Permit {
 impl FlowLimits {
     /// Nothing in use yet.
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, active: AtomicUsize::new(0), clients: DashMap::new() })
+        let new_flows = limits.new_flows_per_client_per_second.map(NewFlows::new);
+        Arc::new(Self { limits, active: AtomicUsize::new(0), clients: DashMap::new(), new_flows })
     }
 
-    /// A permit for one more flow of `client`, or the reason to refuse it.
-    pub fn admit(self: &Arc<Self>, client: IpAddr) -> Result<Permit, DropReason> {
+    /// A permit for one more flow that `client` begins at `now`, or the reason to refuse it. A flow that is refused takes no token.
+    pub fn admit(self: &Arc<Self>, client: IpAddr, now: Instant) -> Result<Permit, DropReason> {
         if self.active.fetch_add(1, Ordering::Relaxed) >= self.limits.max_flows {
             self.active.fetch_sub(1, Ordering::Relaxed);
             return Err(DropReason::FlowLimit);
@@ -49,7 +52,11 @@ impl FlowLimits {
             *flows += 1;
             permit.client = Some(client);
         }
-        Ok(permit)
+        // Last, so that only a flow that is otherwise admitted takes a token; what is refused here gives its permit back.
+        match &self.new_flows {
+            Some(new_flows) if !new_flows.admit(client_key(client), now) => Err(DropReason::ClientRate),
+            _ => Ok(permit),
+        }
     }
 
     /// Flows that hold a permit.
@@ -83,42 +90,66 @@ fn client_key(client: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
+    use std::num::{NonZeroU32, NonZeroUsize};
 
     use super::*;
 
+    fn limited(max_flows: usize, per_client: Option<usize>, rate: Option<u32>) -> Arc<FlowLimits> {
+        FlowLimits::new(Limits {
+            max_flows,
+            max_flows_per_client: per_client.and_then(NonZeroUsize::new),
+            new_flows_per_client_per_second: rate.and_then(NonZeroU32::new),
+        })
+    }
+
+    fn now() -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
     fn limits(max_flows: usize, per_client: Option<usize>) -> Arc<FlowLimits> {
-        FlowLimits::new(Limits { max_flows, max_flows_per_client: per_client.and_then(NonZeroUsize::new) })
+        limited(max_flows, per_client, None)
     }
 
     #[test]
     fn the_cap_holds_and_frees() {
         let limits = limits(2, None);
         let client = "203.0.113.1".parse().unwrap();
-        let first = limits.admit(client).unwrap();
-        let _second = limits.admit(client).unwrap();
-        assert_eq!(limits.admit(client).unwrap_err(), DropReason::FlowLimit);
+        let first = limits.admit(client, now()).unwrap();
+        let _second = limits.admit(client, now()).unwrap();
+        assert_eq!(limits.admit(client, now()).unwrap_err(), DropReason::FlowLimit);
         drop(first);
-        assert!(limits.admit(client).is_ok());
+        assert!(limits.admit(client, now()).is_ok());
     }
 
     #[test]
     fn an_ipv6_client_is_its_64() {
         let limits = limits(10, Some(1));
-        let _held = limits.admit("2001:db8:0:1::1".parse().unwrap()).unwrap();
-        assert_eq!(limits.admit("2001:db8:0:1:ffff::2".parse().unwrap()).unwrap_err(), DropReason::ClientFlowLimit);
-        assert!(limits.admit("2001:db8:0:2::1".parse().unwrap()).is_ok());
+        let _held = limits.admit("2001:db8:0:1::1".parse().unwrap(), now()).unwrap();
+        assert_eq!(limits.admit("2001:db8:0:1:ffff::2".parse().unwrap(), now()).unwrap_err(), DropReason::ClientFlowLimit);
+        assert!(limits.admit("2001:db8:0:2::1".parse().unwrap(), now()).is_ok());
     }
 
     #[test]
     fn refusals_and_ends_leave_nothing_behind() {
         let limits = limits(10, Some(2));
         let client = "203.0.113.1".parse().unwrap();
-        let permits: Vec<_> = (0..2).map(|_| limits.admit(client).unwrap()).collect();
-        assert!(limits.admit(client).is_err());
+        let permits: Vec<_> = (0..2).map(|_| limits.admit(client, now()).unwrap()).collect();
+        assert!(limits.admit(client, now()).is_err());
         assert_eq!(limits.active(), 2);
         drop(permits);
         assert_eq!(limits.active(), 0);
         assert!(limits.clients.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_begins_too_fast_is_refused_and_holds_nothing() {
+        let limits = limited(10, Some(10), Some(2));
+        let (client, start): (IpAddr, _) = ("2001:db8:0:1::1".parse().unwrap(), now());
+        let _held: Vec<_> = (0..2).map(|_| limits.admit(client, start).unwrap()).collect();
+        // Its neighbour in the /64 is the same client.
+        assert_eq!(limits.admit("2001:db8:0:1::2".parse().unwrap(), start).unwrap_err(), DropReason::ClientRate);
+        assert_eq!((limits.active(), limits.clients.len()), (2, 1));
+        assert!(limits.admit("2001:db8:0:2::1".parse().unwrap(), start).is_ok());
+        assert!(limits.admit(client, start + std::time::Duration::from_millis(500)).is_ok());
     }
 }

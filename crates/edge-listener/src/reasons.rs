@@ -54,6 +54,10 @@ reasons! {
         FlowLimit = "flow_limit",
         /// The client's `max_flows_per_client` are in use.
         ClientFlowLimit = "client_flow_limit",
+        /// The client has begun `new_flows_per_client_per_second` within a second.
+        ClientRate = "client_rate",
+        /// The client's address is denied, or not among those that are allowed.
+        Denied = "denied",
         /// The routing table refuses: nothing is eligible, or the edge has no verdicts yet.
         NoEndpoint = "no_endpoint",
         /// The edge is draining and takes no new flow.

@@ -1,8 +1,16 @@
 //! What an edge serves, as the forwarding path needs it: checked, complete, with nothing left to default.
 
-use std::{fmt, net::IpAddr, num::NonZeroUsize, ops::RangeInclusive, time::Duration};
+use std::{
+    fmt,
+    net::IpAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use endpoint_group::{Affinity, Name, Protocol};
+
+use crate::access::Access;
 
 /// What every listener of this edge shares.
 #[derive(Debug, Clone)]
@@ -30,6 +38,8 @@ pub struct ListenerSettings {
     pub tcp: Option<TcpSettings>,
     /// UDP, if served.
     pub udp: Option<UdpSettings>,
+    /// Whom it serves.
+    pub access: Access,
     /// What is refused.
     pub limits: Limits,
 }
@@ -72,6 +82,8 @@ pub struct Limits {
     pub max_flows: usize,
     /// Flows of one client at once (an IPv6 client is its /64); `None` is no limit.
     pub max_flows_per_client: Option<NonZeroUsize>,
+    /// Flows that one client (as above) may begin in a second, and as many at once; `None` is no limit.
+    pub new_flows_per_client_per_second: Option<NonZeroU32>,
 }
 
 impl ListenerSettings {

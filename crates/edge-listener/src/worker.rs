@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     PassiveObserver,
+    access::AccessLists,
     account::{Books, Counters},
     bind::Sockets,
     find::Inquiry,
@@ -51,6 +52,7 @@ pub(crate) enum Phase {
 pub(crate) struct Shared {
     pub settings: EdgeSettings,
     pub routes: Arc<Routes>,
+    pub access: Arc<AccessLists>,
     pub limits: Vec<Arc<FlowLimits>>,
     pub books: Arc<Books>,
     pub observer: Arc<dyn PassiveObserver>,

@@ -117,6 +117,7 @@ impl Accelerator {
             resolutions,
             state,
             routes,
+            access: Arc::clone(edge.access()),
             checker,
             reports,
             books,

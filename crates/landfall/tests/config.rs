@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::Path, time::Duration};
 
+use edge_listener::access::Access;
 use edge_listener::settings::{Limits, ListenerSettings, OnUnhealthy, UdpSettings};
 use endpoint_group::{
     Affinity, Dial, Endpoint, EndpointGroup, MinHealthy, Name, Weight, WhenAllUnhealthy, model::FailbackPolicy,
@@ -81,7 +82,12 @@ fn the_design_s_example_means_what_it_says() {
                 affinity: Affinity::None,
                 tcp: None,
                 udp: Some(UdpSettings { idle_timeout: second(30), on_unhealthy: OnUnhealthy::Leave }),
-                limits: Limits { max_flows: 200_000, max_flows_per_client: NonZeroUsize::new(500) },
+                access: Access::default(),
+                limits: Limits {
+                    max_flows: 200_000,
+                    max_flows_per_client: NonZeroUsize::new(500),
+                    new_flows_per_client_per_second: None,
+                },
             },
             when_all_unhealthy: WhenAllUnhealthy::FailOpen,
             forwarding: Forwarding::Auto,
@@ -222,9 +228,6 @@ fn what_comes_later_is_refused_not_ignored() {
         (L, "client_ip = \"proxy_v2\"", "client_ip", LATER),
         (L, "client_ip = \"transparent\"", "client_ip", LATER),
         (L, "proxy_v2_every = 1", "proxy_v2_every", LATER),
-        (L, "limits = { new_flows_per_client_per_second = 1 }", "limits.new_flows_per_client_per_second", LATER),
-        (L, "allow = [\"10.0.0.0/8\"]", "allow", LATER),
-        (L, "deny = [\"10.0.0.0/8\"]", "deny", LATER),
         (L, "unanswered_timeout = \"1s\"", "unanswered_timeout", LATER),
         (L, "tcp_mss = 1400", "tcp_mss", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),
@@ -297,6 +300,9 @@ fn listeners_refuse() {
         (L, "connect_attempts = 0", "connect_attempts", "out of range"),
         (L, "limits = { max_flows = 0 }", "limits.max_flows", "out of range"),
         (L, "limits = { max_flows_per_client = 0 }", "limits.max_flows_per_client", "out of range"),
+        (L, "limits = { new_flows_per_client_per_second = 0 }", "limits.new_flows_per_client_per_second", "out of range"),
+        (L, "allow = [\"10.0.0.0/33\"]", "allow[0]", "is not a network"),
+        (L, "deny = [\"10.0.0.0/8\", \"everyone\"]", "deny[1]", "is not a network"),
         (L, "limits = { max_flow = 1 }", "limits.max_flow", "unknown key"),
         (L, "limits = 5", "limits", "an integer where a table belongs"),
     ]);
@@ -521,7 +527,7 @@ fn a_config_survives_being_written_out() {
     let rich = file(
         "",
         "workers = 3\nfast_path = \"off\"\ncontrol = \"/tmp/a \\\"b\\\".sock\"\nadmin = \"[::1]:9\"",
-        "protocol = \"tcp_udp\"\nports = [\"80-90\"]\nidle_timeout = { tcp = \"1h 30m\" }\non_unhealthy = { udp = \"keep\" }\nlimits = { max_flows_per_client = 9 }\nforwarding = \"user\"\nclient_affinity = \"source_ip\"\nwhen_all_unhealthy = \"fail_closed\"",
+        "protocol = \"tcp_udp\"\nports = [\"80-90\"]\nidle_timeout = { tcp = \"1h 30m\" }\non_unhealthy = { udp = \"keep\" }\nlimits = { max_flows_per_client = 9, new_flows_per_client_per_second = 7 }\nallow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\ndeny = [\"203.0.113.9\"]\nforwarding = \"user\"\nclient_affinity = \"source_ip\"\nwhen_all_unhealthy = \"fail_closed\"",
         &format!("{GROUP}\nregion = \"öst\"\ntraffic_dial = 33.333\nmin_healthy = \"25%\"\nhealth_check = {{ send = \"\\u0000\\\"x\", expect = \"hex:6865783a\", interval = \"1s 1ms\" }}"),
     )
     .replacen("hash_seed = 7", "hash_seed = \"0x9e3779b97f4a7c15\"", 1);

@@ -27,6 +27,14 @@ impl Config {
             if from != to {
                 lines.push(format!("~ listener {name}: endpoint_groups {} -> {}", from.join(", "), to.join(", ")));
             }
+            for (key, from, to) in [
+                ("allow", old.settings.access.allow(), listener.settings.access.allow()),
+                ("deny", old.settings.access.deny(), listener.settings.access.deny()),
+            ] {
+                if from != to {
+                    lines.push(format!("~ listener {name}: {key} {} networks -> {}", from.len(), to.len()));
+                }
+            }
             if old.proximity != listener.proximity {
                 lines
                     .push(format!("~ listener {name}: proximity {:?} -> {:?}", old.proximity, listener.proximity).to_lowercase());

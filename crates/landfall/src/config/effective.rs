@@ -81,7 +81,10 @@ fn write_listener(out: &mut String, config: &Config, listener: &Listener) -> fmt
     if let Some(most) = settings.limits.max_flows_per_client {
         write!(out, ", max_flows_per_client = {most}")?;
     }
-    writeln!(out, " }}\nallow = []\ndeny = []")?;
+    if let Some(most) = settings.limits.new_flows_per_client_per_second {
+        write!(out, ", new_flows_per_client_per_second = {most}")?;
+    }
+    writeln!(out, " }}\nallow = {}\ndeny = {}", list(settings.access.allow()), list(settings.access.deny()))?;
     writeln!(out, "endpoint_groups = {}", list(groups.map(|group| &group.group.name)))?;
     let proximity = match listener.proximity {
         Proximity::Listed => "listed",

@@ -1,6 +1,6 @@
 //! A listener's limits, and the share of this host's descriptors that it gets when it names none.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 
 use edge_listener::settings::Limits;
 
@@ -15,19 +15,25 @@ use super::{
 pub const RESERVED_DESCRIPTORS: u64 = 256;
 
 const MOST_FLOWS: u64 = 1 << 40;
+const MOST_NEW_FLOWS: u64 = 1_000_000;
 
 /// `limits` as read.
 #[derive(Debug, Default)]
 pub(super) struct RawLimits {
     pub(super) max_flows: Option<Marked<NonZeroUsize>>,
     max_flows_per_client: Option<NonZeroUsize>,
+    new_flows: Option<NonZeroU32>,
 }
 
 impl RawLimits {
     /// The limits, with `share` where no `max_flows` was given.
     pub(super) fn build(&self, share: NonZeroUsize) -> Limits {
         let max_flows = self.max_flows.as_ref().map_or(share, |max_flows| max_flows.value);
-        Limits { max_flows: max_flows.get(), max_flows_per_client: self.max_flows_per_client }
+        Limits {
+            max_flows: max_flows.get(),
+            max_flows_per_client: self.max_flows_per_client,
+            new_flows_per_client_per_second: self.new_flows,
+        }
     }
 }
 
@@ -41,9 +47,10 @@ pub(super) fn read(listener: &mut Section<'_>) -> RawLimits {
         Some(Marked { value, at: item.at })
     });
     let max_flows_per_client = limits.get("max_flows_per_client", |item| values::count(item, MOST_FLOWS));
-    limits.later(&["new_flows_per_client_per_second"]);
+    let new_flows = limits.get("new_flows_per_client_per_second", |item| values::count(item, MOST_NEW_FLOWS));
     limits.finish();
-    RawLimits { max_flows, max_flows_per_client }
+    let new_flows = new_flows.and_then(|count| NonZeroU32::try_from(count).ok());
+    RawLimits { max_flows, max_flows_per_client, new_flows }
 }
 
 /// What one listener asks of the descriptor limit.

@@ -2,8 +2,10 @@
 
 use std::{num::NonZeroUsize, ops::RangeInclusive, time::Duration};
 
+use edge_listener::access::Access;
 use edge_listener::settings::{ListenerSettings, OnUnhealthy, TcpSettings, UdpSettings};
 use endpoint_group::{Affinity, Name, Protocol, WhenAllUnhealthy};
+use ipnet::IpNet;
 
 use super::{
     Forwarding, Proximity,
@@ -24,6 +26,7 @@ pub(super) struct RawListener {
     pub(super) affinity: Affinity,
     pub(super) tcp: Option<TcpSettings>,
     pub(super) udp: Option<UdpSettings>,
+    pub(super) access: Access,
     pub(super) limits: RawLimits,
     pub(super) when_all_unhealthy: WhenAllUnhealthy,
     pub(super) forwarding: Forwarding,
@@ -62,6 +65,7 @@ impl RawListener {
             affinity: self.affinity,
             tcp: self.tcp.clone(),
             udp: self.udp.clone(),
+            access: self.access.clone(),
             limits: self.limits.build(max_flows),
         })
     }
@@ -112,7 +116,7 @@ fn read(item: &Item<'_>, report: &Report) -> Option<RawListener> {
     let forwarding = section.get("forwarding", |item| values::choice(item, &paths, &["kernel"])).unwrap_or_default();
     section.get("client_ip", |item| values::choice(item, &[("none", ())], &["proxy_v2", "transparent"]));
     let limits = limits::read(&mut section);
-    refuse_access_lists(&mut section, report);
+    let access = read_access(&mut section);
     let groups = read_groups(&mut section, report);
     let orders = [("listed", Proximity::Listed), ("latency", Proximity::Latency)];
     let proximity = section.get("proximity", |item| values::choice(item, &orders, &[])).unwrap_or_default();
@@ -125,6 +129,7 @@ fn read(item: &Item<'_>, report: &Report) -> Option<RawListener> {
         affinity,
         tcp,
         udp,
+        access,
         limits,
         when_all_unhealthy,
         forwarding,
@@ -244,15 +249,15 @@ fn on_unhealthy(item: &Item<'_>, serves: Serves) -> Result<OnUnhealthy, Fault> {
     }
 }
 
-/// Access lists may stand there empty, which is what their absence means.
-fn refuse_access_lists(section: &mut Section<'_>, report: &Report) {
-    for key in ["allow", "deny"] {
-        let Some(item) = section.item(key) else { continue };
-        let cure = format!("remove {key}, or leave it empty, and filter before the edge");
-        if !item.elements(&cure).is_empty() {
-            report.error(&item.at, Fault::later(format!("a list of networks in {key}"), cure));
-        }
-    }
+/// `allow` and `deny`.
+fn read_access(section: &mut Section<'_>) -> Access {
+    const CURE: &str = "list networks, such as [\"203.0.113.0/24\", \"2001:db8::/32\"]";
+    let mut networks = |key: &'static str| -> Vec<IpNet> {
+        let Some(list) = section.item(key) else { return Vec::new() };
+        list.elements(CURE).iter().filter_map(|element| element.read(values::network)).collect()
+    };
+    let (allow, deny) = (networks("allow"), networks("deny"));
+    Access::new(&allow, &deny)
 }
 
 fn read_groups(section: &mut Section<'_>, report: &Report) -> Vec<Marked<Name>> {

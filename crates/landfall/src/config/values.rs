@@ -10,6 +10,8 @@ use std::{
 use endpoint_group::{Dial, MinHealthy, Name, Weight};
 use toml::de::DeValue;
 
+use ipnet::IpNet;
+
 use super::{
     diagnostic::{Fault, did_you_mean, one_of},
     reader::Item,
@@ -229,4 +231,21 @@ fn host_name(text: &str) -> Option<String> {
     let last = name.rsplit('.').next()?;
     let named = last.chars().any(|c| c.is_ascii_alphabetic());
     (name.len() <= 253 && named && name.split('.').all(fits)).then(|| name.to_ascii_lowercase())
+}
+
+/// A network, or one address; an IPv4 network written as IPv6 is that IPv4 network.
+pub(super) fn network(item: &Item<'_>) -> Result<IpNet, Fault> {
+    const CURE: &str = "write a network such as \"203.0.113.0/24\" or \"2001:db8::/32\", or an address";
+    let text = item.text(CURE)?;
+    let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = parsed.map_err(|_| Fault::new(format!("{text:?} is not a network"), CURE))?;
+    match network {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 && v6.addr().to_ipv4_mapped().is_some() => {
+            let v4 = v6.addr().to_ipv4_mapped().unwrap_or(std::net::Ipv4Addr::UNSPECIFIED);
+            ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96)
+                .map(IpNet::V4)
+                .map_err(|_| Fault::new(format!("{text:?} is not a network"), CURE))
+        }
+        network => Ok(network),
+    }
 }

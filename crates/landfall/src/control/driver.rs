@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use edge_listener::{Finder, Routes, account::Books, bind};
+use edge_listener::{Finder, Routes, access::AccessLists, account::Books, bind};
 use endpoint_group::{EndpointId, FlowKey, Health, Weight, plan::Stage};
 use health_checker::{Checker, Report};
 use tokio::{
@@ -179,6 +179,8 @@ pub struct Loop {
     pub state: State,
     /// Where tables are published.
     pub routes: Arc<Routes>,
+    /// Whom each listener serves.
+    pub access: Arc<AccessLists>,
     /// Who probes.
     pub checker: Checker,
     /// What the probes found.
@@ -417,6 +419,9 @@ impl Loop {
         if let Err(error) = self.apply() {
             self.names.replace(before);
             return Err(error.into());
+        }
+        for (index, listener) in self.names.file().listeners.iter().enumerate() {
+            self.access.set(index, listener.settings.access.clone());
         }
         self.resolver.set_hosts(&self.names.file().hosts());
         Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") })
