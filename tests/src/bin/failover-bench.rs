@@ -132,10 +132,16 @@ fn run(arguments: &Arguments) -> Result<Vec<Outcome>> {
 /// A running proxy; ends when dropped.
 enum Running {
     Landfall(#[expect(dead_code, reason = "held to keep it running")] Edge),
-    Other(
-        #[expect(dead_code, reason = "held to keep it running")] Process,
-        #[expect(dead_code, reason = "its files")] tempfile::TempDir,
-    ),
+    Other(Process, #[expect(dead_code, reason = "its files")] tempfile::TempDir),
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Self::Other(process, _) = self {
+            // In order: a master that is killed leaves its workers behind. Err: it has ended, and its log is shown with the failure.
+            let _ = process.signal(libc::SIGTERM).and_then(|()| process.wait_exit(LIMIT));
+        }
+    }
 }
 
 fn start(proxy: Peer, lab: &Lab) -> Result<Running> {
@@ -189,7 +195,7 @@ fn one(proxy: Peer, death: Death, phase: Duration) -> Result<Outcome> {
     })?;
 
     let stop = AtomicBool::new(false);
-    let (died, connections, guard) = std::thread::scope(|scope| -> Result<_> {
+    let (died, dead, connections, guard) = std::thread::scope(|scope| -> Result<_> {
         let connecting = scope.spawn(|| lab.client.enter(|| connect(&stop, target)));
         for idle in &mut idle {
             scope.spawn(|| idle.watch_until(&stop));
@@ -205,13 +211,15 @@ fn one(proxy: Peer, death: Death, phase: Duration) -> Result<Outcome> {
             Death::Silent => Some(lab.silence(&lab.region_a)?),
             Death::Stopped => victim.freeze().map(|()| None)?,
         };
+        let dead = wait::now();
         wait::pass(WATCHED);
         drop(stopped);
-        Ok((died, connecting.join().unwrap_or_default(), guard))
+        Ok((died, dead, connecting.join().unwrap_or_default(), guard))
     })?;
     drop(guard);
 
-    let after: Vec<_> = connections.iter().filter(|connection| connection.0 >= died).collect();
+    // One that was under way at that moment is a held one.
+    let after: Vec<_> = connections.iter().filter(|connection| connection.0 >= dead).collect();
     let failed = |connection: &&&(Instant, Instant, bool)| !connection.2;
     let held_up = after.iter().filter(|(begin, end, passed)| !passed || *end - *begin > SLOW);
     let since = |at: Instant| at.saturating_duration_since(died).as_millis();
