@@ -1,0 +1,200 @@
+//! The loop: looks at what BIRD does, compares it with what is wanted, sends what is missing, reports.
+//!
+//! A connection to BIRD is kept. Its end is noticed at once, and a BIRD that was restarted or reconfigured, which puts the protocols
+//! back to `disabled`, at the next look. Nothing is sent while nothing differs.
+
+use std::{path::PathBuf, time::Duration};
+
+use tokio::{sync::watch, time};
+
+use crate::{
+    State,
+    bird::{Bird, BirdError},
+    device::Link,
+    reconcile::{Carrier, Protocols, commands},
+};
+
+/// The pause between two looks while nothing happens.
+pub const LOOK: Duration = Duration::from_millis(500);
+/// The pause between two attempts to connect.
+pub const RECONNECT: Duration = Duration::from_millis(250);
+
+/// What is to be said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Counts changes.
+    pub generation: u64,
+    /// Of each static IP, in the order of the carriers.
+    pub states: Vec<State>,
+}
+
+/// What is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Whether BIRD answers; if not, why.
+    pub bird: Result<(), String>,
+    /// What is said of each static IP, in the order of the carriers; the last that was known while BIRD does not answer.
+    pub states: Vec<State>,
+    /// What hinders each of them.
+    pub problems: Vec<Option<String>>,
+    /// The generation of [`Wanted`] that was carried out last.
+    pub carried_out: u64,
+}
+
+/// The loop, before it runs.
+#[derive(Debug)]
+pub struct Driver<L> {
+    socket: PathBuf,
+    carriers: Vec<Carrier>,
+    link: L,
+    link_up: bool,
+    wanted: watch::Receiver<Wanted>,
+    report: watch::Sender<Report>,
+}
+
+impl<L: Link> Driver<L> {
+    /// A driver for BIRD at `socket`; `wanted` has a state for each of `carriers`. Its reports come at the other end.
+    pub fn new(
+        socket: PathBuf,
+        carriers: Vec<Carrier>,
+        link: L,
+        wanted: watch::Receiver<Wanted>,
+    ) -> (Self, watch::Receiver<Report>) {
+        let start = Report {
+            bird: Err("not asked yet".to_owned()),
+            states: vec![State::Withdrawn; carriers.len()],
+            problems: vec![None; carriers.len()],
+            carried_out: 0,
+        };
+        let (report, reports) = watch::channel(start);
+        (Self { socket, carriers, link, link_up: false, wanted, report }, reports)
+    }
+
+    /// Runs until nobody wants anything any more: until the other end of `wanted` is dropped.
+    pub async fn run(mut self) {
+        loop {
+            let error = match Bird::connect(&self.socket).await {
+                Ok(bird) => match self.serve(bird).await {
+                    Some(error) => error,
+                    None => return,
+                },
+                Err(error) => error,
+            };
+            self.without_bird(&error);
+            tokio::select! {
+                () = time::sleep(RECONNECT) => {}
+                changed = self.wanted.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Serves until the connection fails; `None` if nobody wants anything any more.
+    async fn serve(&mut self, mut bird: Bird) -> Option<BirdError> {
+        loop {
+            let wanted = self.wanted.borrow_and_update().clone();
+            if let Err(error) = self.round(&mut bird, &wanted).await {
+                return Some(error);
+            }
+            tokio::select! {
+                error = bird.closed() => return Some(error),
+                () = time::sleep(LOOK) => {}
+                changed = self.wanted.changed() => if changed.is_err() { return None },
+            }
+        }
+    }
+
+    /// One look at BIRD, and what follows from it.
+    async fn round(&mut self, bird: &mut Bird, wanted: &Wanted) -> Result<(), BirdError> {
+        let mut protocols = bird.protocols().await?;
+        let mut problems: Vec<Option<String>> = vec![None; self.carriers.len()];
+        let any = wanted.states.iter().any(|&state| state > State::Withdrawn);
+        let mut sent = false;
+        // What must not be announced goes first: the device, once it is up, is up for all.
+        for withdraw in [true, false] {
+            for (index, (carrier, &state)) in self.carriers.iter().zip(&wanted.states).enumerate() {
+                if (state == State::Withdrawn) == withdraw {
+                    let (tried, problem) = carry_out(bird, carrier, state, &protocols).await?;
+                    sent |= tried;
+                    problems[index] = problem.or(problems[index].take());
+                }
+            }
+            let ready = any && problems.iter().all(Option::is_none);
+            if withdraw && (ready || !any) {
+                self.set_link(any, &mut problems);
+            }
+        }
+        if sent {
+            protocols = bird.protocols().await?;
+        }
+        let observed = |carrier: &Carrier| carrier.observed(&protocols).filter(|_| self.link_up).unwrap_or(State::Withdrawn);
+        let states: Vec<State> = self.carriers.iter().map(observed).collect();
+        for (problem, (carrier, &state)) in problems.iter_mut().zip(self.carriers.iter().zip(&wanted.states)) {
+            // An edge that does not announce it need not be able to.
+            if let (None, true, Some(name)) = (&problem, state > State::Withdrawn, carrier.missing(&protocols)) {
+                *problem = Some(format!("BIRD has no protocol {name}: add it to BIRD's config, or correct [anycast]"));
+            }
+        }
+        let done = (states == wanted.states).then_some(wanted.generation);
+        self.tell(|old| Report { bird: Ok(()), states, problems, carried_out: done.unwrap_or(old.carried_out) });
+        Ok(())
+    }
+
+    /// BIRD cannot be asked. What is to be withdrawn can be withdrawn all the same: without the device there are no routes.
+    fn without_bird(&mut self, error: &BirdError) {
+        let wanted = self.wanted.borrow_and_update().clone();
+        let leave = wanted.states.iter().all(|&state| state == State::Withdrawn);
+        let mut problems: Vec<Option<String>> = vec![None; self.carriers.len()];
+        if leave {
+            self.set_link(false, &mut problems);
+        }
+        let gone = error.is_dead() || !self.link_up;
+        self.tell(|old| Report {
+            bird: Err(error.to_string()),
+            states: if gone { vec![State::Withdrawn; problems.len()] } else { old.states.clone() },
+            carried_out: if gone && leave { wanted.generation } else { old.carried_out },
+            problems,
+        });
+    }
+
+    fn set_link(&mut self, up: bool, problems: &mut [Option<String>]) {
+        match self.link.set(up) {
+            Ok(()) => self.link_up = up,
+            Err(error) => {
+                // One that could not be taken down is still up.
+                self.link_up &= !up;
+                problems.fill(Some(error.to_string()));
+            }
+        }
+    }
+
+    /// Reports, if there is news.
+    fn tell(&self, report: impl FnOnce(&Report) -> Report) {
+        self.report.send_if_modified(|old| {
+            let new = report(old);
+            let news = *old != new;
+            *old = new;
+            news
+        });
+    }
+}
+
+/// Sends what is missing for one static IP. Whether anything was sent, and what hinders it.
+async fn carry_out(
+    bird: &mut Bird,
+    carrier: &Carrier,
+    wanted: State,
+    protocols: &Protocols,
+) -> Result<(bool, Option<String>), BirdError> {
+    let mut sent = false;
+    for command in commands(carrier, wanted, protocols) {
+        tracing::info!(%command, "tells BIRD");
+        sent = true;
+        match bird.command(&command).await {
+            Ok(()) => {}
+            Err(error) if error.is_fatal() => return Err(error),
+            // What would follow rests on it.
+            Err(error) => return Ok((sent, Some(error.to_string()))),
+        }
+    }
+    Ok((sent, None))
+}
