@@ -79,11 +79,12 @@ enum Sharing {
 fn bind_worker(settings: &EdgeSettings, sharing: Sharing) -> Result<Sockets, BindError> {
     let mut sockets = Sockets::default();
     for (index, listener) in settings.listeners.iter().enumerate() {
+        let mss = listener.tcp.as_ref().and_then(|tcp| tcp.mss);
         for (port, &ip) in listener.all_ports().flat_map(|port| settings.static_ips.iter().map(move |ip| (port, ip))) {
             let address = SocketAddr::new(ip, port);
             for protocol in listener.protocols() {
                 let failed = |source| BindError { listener: listener.name.clone(), protocol, address, source };
-                let socket = bind(protocol, address, sharing).map_err(failed)?;
+                let socket = bind(protocol, address, sharing, mss).map_err(failed)?;
                 match protocol {
                     Protocol::Tcp => sockets.tcp.push(Bound { listener: index, address, socket: socket.into() }),
                     Protocol::Udp => sockets.udp.push(Bound { listener: index, address, socket: socket.into() }),
@@ -94,7 +95,7 @@ fn bind_worker(settings: &EdgeSettings, sharing: Sharing) -> Result<Sockets, Bin
     Ok(sockets)
 }
 
-fn bind(protocol: Protocol, address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+fn bind(protocol: Protocol, address: SocketAddr, sharing: Sharing, mss: Option<u16>) -> io::Result<Socket> {
     let kind = match protocol {
         Protocol::Tcp => Type::STREAM,
         Protocol::Udp => Type::DGRAM,
@@ -111,6 +112,10 @@ fn bind(protocol: Protocol, address: SocketAddr, sharing: Sharing) -> io::Result
         Protocol::Tcp => {
             // An edge that restarts finds its old connections in TIME_WAIT.
             socket.set_reuse_address(true)?;
+            // Before it listens: the answer to the first SYN says it, and connections inherit it.
+            if let Some(mss) = mss {
+                socket.set_tcp_mss(mss.into())?;
+            }
             socket.bind(&address.into())?;
             if sharing == Sharing::WithWorkers {
                 socket.listen(ACCEPT_QUEUE)?;

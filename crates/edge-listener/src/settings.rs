@@ -55,6 +55,8 @@ pub struct TcpSettings {
     pub connect_attempts: NonZeroUsize,
     /// What becomes of connections to an endpoint that turns unhealthy.
     pub on_unhealthy: OnUnhealthy,
+    /// The largest segment that either side may send to this host; `None` leaves it to the route.
+    pub mss: Option<u16>,
 }
 
 /// UDP of a listener.

@@ -75,6 +75,7 @@ fn the_design_s_example_means_what_it_says() {
             drain_timeout: second(30),
             fast_path: FastPath::Auto,
         },
+        anycast: None,
         listeners: vec![Listener {
             settings: ListenerSettings {
                 name: name("match"),
@@ -212,12 +213,6 @@ fn what_comes_later_is_refused_not_ignored() {
     assert_refused(&[
         (R, "flow_log = { path = \"x\" }", "flow_log", LATER),
         (R, "relays = [{ name = \"x\" }]", "relays", LATER),
-        (R, "anycast = { speaker = \"bird\" }", "anycast.speaker", LATER),
-        (R, "anycast = { bird_socket = \"x\" }", "anycast.bird_socket", LATER),
-        (R, "anycast = { bird_protocols = {} }", "anycast.bird_protocols", LATER),
-        (R, "anycast = { isolated = \"keep\" }", "anycast.isolated", LATER),
-        (R, "anycast = { isolated_hold = \"10s\" }", "anycast.isolated_hold", LATER),
-        (R, "anycast = { shutdown_wait = \"2s\" }", "anycast.shutdown_wait", LATER),
         (E, "fast_path = \"on\"", "edge.fast_path", LATER),
         (E, "nat_addresses = []", "edge.nat_addresses", LATER),
         (E, "nat_ports = \"1-2\"", "edge.nat_ports", LATER),
@@ -229,7 +224,6 @@ fn what_comes_later_is_refused_not_ignored() {
         (L, "client_ip = \"transparent\"", "client_ip", LATER),
         (L, "proxy_v2_every = 1", "proxy_v2_every", LATER),
         (L, "unanswered_timeout = \"1s\"", "unanswered_timeout", LATER),
-        (L, "tcp_mss = 1400", "tcp_mss", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),
         (G, "via = \"x\"", "via", LATER),
     ]);
@@ -298,6 +292,8 @@ fn listeners_refuse() {
         (L, "when_all_unhealthy = \"open\"", "when_all_unhealthy", "unknown value"),
         (L, "connect_timeout = \"0s\"", "connect_timeout", "too short"),
         (L, "connect_attempts = 0", "connect_attempts", "out of range"),
+        (L, "tcp_mss = 87", "tcp_mss", "out of range"),
+        (L, "tcp_mss = 32768", "tcp_mss", "out of range"),
         (L, "limits = { max_flows = 0 }", "limits.max_flows", "out of range"),
         (L, "limits = { max_flows_per_client = 0 }", "limits.max_flows_per_client", "out of range"),
         (L, "limits = { new_flows_per_client_per_second = 0 }", "limits.new_flows_per_client_per_second", "out of range"),
@@ -527,7 +523,7 @@ fn a_config_survives_being_written_out() {
     let rich = file(
         "",
         "workers = 3\nfast_path = \"off\"\ncontrol = \"/tmp/a \\\"b\\\".sock\"\nadmin = \"[::1]:9\"",
-        "protocol = \"tcp_udp\"\nports = [\"80-90\"]\nidle_timeout = { tcp = \"1h 30m\" }\non_unhealthy = { udp = \"keep\" }\nlimits = { max_flows_per_client = 9, new_flows_per_client_per_second = 7 }\nallow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\ndeny = [\"203.0.113.9\"]\nforwarding = \"user\"\nclient_affinity = \"source_ip\"\nwhen_all_unhealthy = \"fail_closed\"",
+        "protocol = \"tcp_udp\"\nports = [\"80-90\"]\nidle_timeout = { tcp = \"1h 30m\" }\non_unhealthy = { udp = \"keep\" }\ntcp_mss = 1400\nlimits = { max_flows_per_client = 9, new_flows_per_client_per_second = 7 }\nallow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\ndeny = [\"203.0.113.9\"]\nforwarding = \"user\"\nclient_affinity = \"source_ip\"\nwhen_all_unhealthy = \"fail_closed\"",
         &format!("{GROUP}\nregion = \"öst\"\ntraffic_dial = 33.333\nmin_healthy = \"25%\"\nhealth_check = {{ send = \"\\u0000\\\"x\", expect = \"hex:6865783a\", interval = \"1s 1ms\" }}"),
     )
     .replacen("hash_seed = 7", "hash_seed = \"0x9e3779b97f4a7c15\"", 1);

@@ -1,9 +1,13 @@
 //! A connection to the slot's endpoint, or to the next in rank, before the client notices.
 
-use std::{io, rc::Rc};
+use std::{io, net::SocketAddr, rc::Rc};
 
 use endpoint_group::{EndpointId, Slot};
-use tokio::{net::TcpStream, time};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time,
+};
 
 use super::leg::Leg;
 use crate::{
@@ -52,13 +56,21 @@ impl Dial<'_> {
         Err(if lack { CloseReason::LocalError } else { CloseReason::ConnectFailed })
     }
 
+    async fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(mss) = self.settings.mss {
+            SockRef::from(&socket).set_tcp_mss(mss.into())?;
+        }
+        socket.connect(address).await
+    }
+
     async fn connect(&self, id: EndpointId, port: u16) -> io::Result<Leg> {
         let target = {
             let table = self.worker.shared.routes.load();
             table.endpoint(id).map(|endpoint| endpoint.target.clone())
         };
         let Some(target) = target else { return Err(io::Error::from_raw_os_error(libc::ENXIO)) };
-        let connecting = TcpStream::connect(target.address(port));
+        let connecting = self.open(target.address(port));
         match time::timeout(self.settings.connect_timeout, connecting).await {
             Ok(connected) => connected.map(Leg::new),
             Err(_) => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),

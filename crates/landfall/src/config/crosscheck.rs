@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use endpoint_group::{Dial, EndpointGroup, Name, Protocol};
 
 use super::{
-    ProbePort, RawFile,
+    ProbePort, RawFile, anycast,
     diagnostic::{Fault, Mark, Marked},
     endpoint_group::{RawGroup, known_groups},
     listener::{RawListener, overlap, shown},
@@ -27,6 +27,7 @@ pub(super) struct Resolved {
 /// Checks the file across its sections and follows its references.
 pub(super) fn check(report: &Report, file: &RawFile) -> Resolved {
     static_ips(report, file);
+    anycast::check(report, file);
     unique(report, "listener", file.listeners.iter().filter_map(|listener| listener.name.as_ref()));
     unique(report, "endpoint group", file.groups.iter().filter_map(|group| group.name.as_ref()));
     let endpoints = || file.groups.iter().flat_map(|group| &group.endpoints);

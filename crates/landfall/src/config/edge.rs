@@ -1,4 +1,4 @@
-//! `[edge]` and `[anycast]`: what concerns this host alone.
+//! `[edge]`: what concerns this host alone.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,8 +16,6 @@ use super::{
     values,
 };
 
-/// A Unix socket's path must fit into `sockaddr_un`, with its closing zero.
-const LONGEST_SOCKET_PATH: usize = 107;
 /// More forwarding threads than any host has cores.
 const MOST_WORKERS: u64 = 1024;
 
@@ -79,7 +77,7 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
     {
         raw.admin = Marked { value, at: item.at };
     }
-    if let Some(path) = edge.get("control", control) {
+    if let Some(path) = edge.get("control", |item| values::socket_path(item, crate::commands::CONTROL)) {
         raw.control = path;
     }
     raw.announce = edge.item("announce").map(|item| {
@@ -103,15 +101,6 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
     edge.later(&["nat_addresses", "nat_ports", "pin", "crash_grace"]);
     edge.finish();
     raw
-}
-
-/// Reads `[anycast]`, of which only `speaker = "none"` is honoured.
-pub(super) fn read_anycast(root: &mut Section<'_>) {
-    let Some(item) = root.item("anycast") else { return };
-    let Some(mut anycast) = item.section("write [anycast] above its keys") else { return };
-    anycast.get("speaker", |item| values::choice(item, &[("none", ())], &["bird"]));
-    anycast.later(&["bird_socket", "bird_protocols", "isolated", "isolated_hold", "shutdown_wait"]);
-    anycast.finish();
 }
 
 /// A list of addresses, none of them twice.
@@ -151,16 +140,4 @@ fn admin(item: &Item<'_>) -> Result<SocketAddr, Fault> {
     const CURE: &str = "write an address and a port, such as \"127.0.0.1:9900\"";
     let text = item.text(CURE)?;
     text.parse().map_err(|_| Fault::new(format!("{text:?} is not an address with a port"), CURE))
-}
-
-fn control(item: &Item<'_>) -> Result<PathBuf, Fault> {
-    const CURE: &str = "write an absolute path of at most 107 bytes, such as \"/run/landfall/control.sock\"";
-    let text = item.text(CURE)?;
-    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
-        return Err(Fault::new(format!("{text:?} is not an absolute path of a socket"), CURE));
-    }
-    if text.len() > LONGEST_SOCKET_PATH {
-        return Err(Fault::new(format!("the path has {} bytes, too many for a Unix socket", text.len()), CURE));
-    }
-    Ok(PathBuf::from(text))
 }

@@ -6,11 +6,12 @@ use std::{
     time::Duration,
 };
 
+use ::anycast::{decide::WhenIsolated, reconcile::Carrier};
 use edge_listener::settings::{OnUnhealthy, TcpSettings, UdpSettings};
 use endpoint_group::{Affinity, Endpoint, EndpointGroup, MinHealthy, Protocol as Transport, WhenAllUnhealthy};
 use health_checker::{Expect, ProbeKind, preset::Protocol, tls::TlsSettings};
 
-use super::{Config, Edge, FastPath, Forwarding, Group, Listener, ProbePort, Proximity, listener::shown};
+use super::{Anycast, Config, Edge, FastPath, Forwarding, Group, Listener, ProbePort, Proximity, listener::shown};
 
 impl Config {
     /// This config as a file that says everything.
@@ -33,7 +34,29 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     for group in &config.endpoint_groups {
         write_group(out, group)?;
     }
-    writeln!(out, "\n[anycast]\nspeaker = \"none\"")
+    write_anycast(out, config.anycast.as_ref())
+}
+
+fn write_anycast(out: &mut String, anycast: Option<&Anycast>) -> fmt::Result {
+    let Some(anycast) = anycast else { return writeln!(out, "\n[anycast]\nspeaker = \"none\"") };
+    let table = |name: &dyn Fn(&Carrier) -> Option<String>| {
+        let named = anycast.carriers.iter().filter_map(|(ip, carrier)| Some((ip, name(carrier)?)));
+        let entries: Vec<_> = named.map(|(ip, name)| format!("{} = {}", quoted(ip), quoted(name))).collect();
+        format!("{{ {} }}", entries.join(", "))
+    };
+    let isolated = match anycast.when_isolated {
+        WhenIsolated::Keep => "keep",
+        WhenIsolated::Deprefer => "deprefer",
+        WhenIsolated::Withdraw => "withdraw",
+    };
+    writeln!(out, "\n[anycast]\nspeaker = \"bird\"\ndevice = {}", quoted(&anycast.device))?;
+    writeln!(out, "bird_socket = {}", quoted(anycast.bird_socket.display()))?;
+    writeln!(out, "bird_protocols = {}", table(&|carrier| Some(carrier.normal.clone())))?;
+    if anycast.carriers.iter().any(|(_, carrier)| carrier.low.is_some()) {
+        writeln!(out, "bird_deprefer = {}", table(&|carrier| carrier.low.clone()))?;
+    }
+    writeln!(out, "isolated = {}\nisolated_hold = {}", quoted(isolated), span(anycast.isolated_hold))?;
+    writeln!(out, "shutdown_wait = {}", span(anycast.shutdown_wait))
 }
 
 fn write_edge(out: &mut String, edge: &Edge) -> fmt::Result {
@@ -107,6 +130,9 @@ fn write_protocols(out: &mut String, tcp: Option<&TcpSettings>, udp: Option<&Udp
         (None, None) => {}
     }
     let Some(tcp) = tcp else { return Ok(()) };
+    if let Some(mss) = tcp.mss {
+        writeln!(out, "tcp_mss = {mss}")?;
+    }
     writeln!(out, "connect_timeout = {}\nconnect_attempts = {}\ntcp = \"proxy\"", span(tcp.connect_timeout), tcp.connect_attempts)
 }
 

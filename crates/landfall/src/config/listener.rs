@@ -17,6 +17,8 @@ use super::{
 
 const MOST_RANGES: usize = 10;
 const MOST_ATTEMPTS: u64 = 16;
+/// What Linux takes for TCP_MAXSEG.
+const MSS: RangeInclusive<u64> = 88..=32_767;
 
 /// One listener as read.
 pub(super) struct RawListener {
@@ -120,7 +122,7 @@ fn read(item: &Item<'_>, report: &Report) -> Option<RawListener> {
     let groups = read_groups(&mut section, report);
     let orders = [("listed", Proximity::Listed), ("latency", Proximity::Latency)];
     let proximity = section.get("proximity", |item| values::choice(item, &orders, &[])).unwrap_or_default();
-    section.later(&["proxy_v2_every", "unanswered_timeout", "tcp_mss", "reset_spread"]);
+    section.later(&["proxy_v2_every", "unanswered_timeout", "reset_spread"]);
     section.finish();
     Some(RawListener {
         at: item.at.clone(),
@@ -180,6 +182,7 @@ fn read_protocols(section: &mut Section<'_>, report: &Report, serves: Serves) ->
     };
     let connect_timeout = tcp_key("connect_timeout").and_then(|item| item.read(values::duration));
     let connect_attempts = tcp_key("connect_attempts").and_then(|item| item.read(|item| values::count(item, MOST_ATTEMPTS)));
+    let mss = tcp_key("tcp_mss").and_then(|item| item.read(|item| values::integer(item, MSS)));
     if let Some(item) = tcp_key("tcp") {
         item.read(|item| values::choice(item, &[("proxy", ())], &["passthrough"]));
     }
@@ -188,6 +191,7 @@ fn read_protocols(section: &mut Section<'_>, report: &Report, serves: Serves) ->
         connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(1)),
         connect_attempts: connect_attempts.unwrap_or(const { NonZeroUsize::MIN.saturating_add(2) }),
         on_unhealthy: leave.tcp.unwrap_or(OnUnhealthy::Leave),
+        mss,
     };
     let udp = UdpSettings {
         idle_timeout: idle.udp.unwrap_or(Duration::from_secs(30)),

@@ -4,6 +4,7 @@
 //! agree on is checked across them (`crosscheck`), and only a file without any error becomes a `Config`. Parsing reads
 //! nothing beside the file but the certificates that its probes are to trust; what defaults depend on is a [`Host`], an argument. `effective` writes a `Config` back as TOML.
 
+mod anycast;
 mod changes;
 mod crosscheck;
 mod diagnostic;
@@ -37,6 +38,7 @@ use edge_listener::settings::ListenerSettings;
 use health_checker::HealthCheck;
 
 pub use self::{
+    anycast::Anycast,
     diagnostic::{ConfigErrors, Diagnostic},
     host::Host,
     limits::{Appetite, RESERVED_DESCRIPTORS, TooFewDescriptors, default_max_flows},
@@ -58,6 +60,8 @@ pub struct Config {
     pub hash_seed: u64,
     /// This host.
     pub edge: Edge,
+    /// How static IPs are announced; `None` leaves that to others.
+    pub anycast: Option<Anycast>,
     /// In the order of the file.
     pub listeners: Vec<Listener>,
     /// In the order of the file.
@@ -69,11 +73,12 @@ pub struct Config {
 /// Configs are equal that mean the same; warnings speak of the text.
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
-        let Self { name, static_ips, hash_seed, edge, listeners, endpoint_groups, warnings: _ } = self;
+        let Self { name, static_ips, hash_seed, edge, anycast, listeners, endpoint_groups, warnings: _ } = self;
         *name == other.name
             && *static_ips == other.static_ips
             && *hash_seed == other.hash_seed
             && *edge == other.edge
+            && *anycast == other.anycast
             && *listeners == other.listeners
             && *endpoint_groups == other.endpoint_groups
     }
@@ -232,6 +237,7 @@ struct RawFile {
     static_ips_whole: bool,
     hash_seed: u64,
     edge: edge::RawEdge,
+    anycast: anycast::RawAnycast,
     listeners: Vec<listener::RawListener>,
     groups: Vec<endpoint_group::RawGroup>,
 }
@@ -271,13 +277,13 @@ fn read_root(mut root: Section<'_>, report: &Report, host: &Host) -> RawFile {
         report.warn(at, Fault::new(reason, "write a random number, the same on every edge, and keep it secret"));
     }
     let edge = edge::read(&mut root, report, host);
-    edge::read_anycast(&mut root);
+    let anycast = anycast::read(&mut root, report);
     let listeners = listener::read_all(&mut root, report);
     let groups = endpoint_group::read_all(&mut root, report);
     root.later(&["flow_log", "relays"]);
     root.finish();
     let hash_seed = hash_seed.map_or(0, |(seed, _)| seed);
-    RawFile { name, static_ips, static_ips_whole, hash_seed, edge, listeners, groups }
+    RawFile { name, static_ips, static_ips_whole, hash_seed, edge, anycast, listeners, groups }
 }
 
 /// The config, if no part of it is missing.
@@ -302,6 +308,7 @@ fn build(file: &RawFile, resolved: crosscheck::Resolved, shares: &[NonZeroUsize]
         name: file.name.clone()?,
         hash_seed: file.hash_seed,
         edge,
+        anycast: file.anycast.build(&static_ips),
         listeners,
         endpoint_groups: endpoint_groups.collect::<Option<_>>()?,
         static_ips,

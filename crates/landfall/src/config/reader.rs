@@ -207,6 +207,15 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// All keys, for a table whose keys are the operator's choice.
+    pub(super) fn entries(self) -> Vec<(&'a str, Item<'a>)> {
+        let entry = |(key, value): (&'a Spanned<_>, &'a Spanned<DeValue<'a>>)| {
+            let key: &'a std::borrow::Cow<'a, str> = key.get_ref();
+            (key.as_ref(), Item::new(self.report, self.path(key), value))
+        };
+        self.table.iter().map(entry).collect()
+    }
+
     /// Reports every key that was not asked for.
     pub(super) fn finish(self) {
         for (key, value) in self.table {

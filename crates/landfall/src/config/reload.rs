@@ -1,6 +1,6 @@
 //! What a reload may change, and what needs a restart.
 
-use super::{Config, Listener};
+use super::{Anycast, Config, Listener};
 
 impl Config {
     /// The keys that differ in `new` and that a running edge cannot change; empty if a reload can apply `new`.
@@ -8,7 +8,7 @@ impl Config {
     /// A reload applies endpoint groups whole (endpoints, weights, dials, health checks, failback), which groups a listener
     /// uses and in which order, and what it does when all are unhealthy. All else is bound to sockets and threads.
     pub fn restart_needed(&self, new: &Self) -> Vec<String> {
-        let Self { name, static_ips, hash_seed, edge, listeners, endpoint_groups: _, warnings: _ } = self;
+        let Self { name, static_ips, hash_seed, edge, anycast, listeners, endpoint_groups: _, warnings: _ } = self;
         let differ = [
             ("name", *name != new.name),
             ("static_ips", *static_ips != new.static_ips),
@@ -23,6 +23,7 @@ impl Config {
             ("edge.fast_path", edge.fast_path != new.edge.fast_path),
         ];
         let mut keys: Vec<String> = differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect();
+        keys.extend(anycast_keys(anycast.as_ref(), new.anycast.as_ref()).into_iter().map(|key| format!("anycast.{key}")));
         let same_listeners = listeners.len() == new.listeners.len()
             && listeners.iter().zip(&new.listeners).all(|(old, new)| old.settings.name == new.settings.name);
         if !same_listeners {
@@ -34,6 +35,26 @@ impl Config {
         }
         keys
     }
+}
+
+fn anycast_keys(from: Option<&Anycast>, to: Option<&Anycast>) -> Vec<&'static str> {
+    let (from, to) = match (from, to) {
+        (None, None) => return Vec::new(),
+        (Some(from), Some(to)) => (from, to),
+        _ => return vec!["speaker"],
+    };
+    let normal = |anycast: &Anycast| anycast.carriers.iter().map(|(ip, c)| (*ip, c.normal.clone())).collect::<Vec<_>>();
+    let low = |anycast: &Anycast| anycast.carriers.iter().map(|(ip, c)| (*ip, c.low.clone())).collect::<Vec<_>>();
+    let differ = [
+        ("device", from.device != to.device),
+        ("bird_socket", from.bird_socket != to.bird_socket),
+        ("bird_protocols", normal(from) != normal(to)),
+        ("bird_deprefer", low(from) != low(to)),
+        ("isolated", from.when_isolated != to.when_isolated),
+        ("isolated_hold", from.isolated_hold != to.isolated_hold),
+        ("shutdown_wait", from.shutdown_wait != to.shutdown_wait),
+    ];
+    differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }
 
 fn listener_keys(old: &Listener, new: &Listener) -> Vec<&'static str> {
@@ -55,6 +76,7 @@ fn listener_keys(old: &Listener, new: &Listener) -> Vec<&'static str> {
         note("on_unhealthy.tcp", from.on_unhealthy != to.on_unhealthy);
         note("connect_timeout", from.connect_timeout != to.connect_timeout);
         note("connect_attempts", from.connect_attempts != to.connect_attempts);
+        note("tcp_mss", from.mss != to.mss);
     }
     if let (Some(from), Some(to)) = (&from.udp, &to.udp) {
         note("idle_timeout.udp", from.idle_timeout != to.idle_timeout);

@@ -4,6 +4,7 @@ use std::{
     net::IpAddr,
     num::{NonZeroU8, NonZeroUsize},
     ops::RangeInclusive,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -17,6 +18,8 @@ use super::{
     reader::Item,
 };
 
+/// A Unix socket's path must fit into `sockaddr_un`, with its closing zero.
+const LONGEST_SOCKET_PATH: usize = 107;
 /// Timers tick in milliseconds.
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Far beyond any use, and small enough that no sum of durations overflows.
@@ -136,9 +139,25 @@ pub(super) fn unicast(ip: IpAddr, cure: &str) -> Result<IpAddr, Fault> {
 
 pub(super) fn static_ip(item: &Item<'_>) -> Result<IpAddr, Fault> {
     const CURE: &str = "write one IPv4 or IPv6 address, such as \"198.18.0.1\"";
-    let text = item.text(CURE)?;
-    let ip = text.parse().map_err(|_| Fault::new(format!("{text:?} is not an IP address"), CURE))?;
-    unicast(ip, CURE)
+    static_ip_of(item.text(CURE)?, CURE)
+}
+
+pub(super) fn static_ip_of(text: &str, cure: &str) -> Result<IpAddr, Fault> {
+    let ip = text.parse().map_err(|_| Fault::new(format!("{text:?} is not an IP address"), cure))?;
+    unicast(ip, cure)
+}
+
+/// Where a Unix socket is.
+pub(super) fn socket_path(item: &Item<'_>, example: &str) -> Result<PathBuf, Fault> {
+    let cure = format!("write an absolute path of at most {LONGEST_SOCKET_PATH} bytes, such as {example:?}");
+    let text = item.text(&cure)?;
+    if !text.starts_with('/') || text.ends_with('/') || text.contains('\0') {
+        return Err(Fault::new(format!("{text:?} is not an absolute path of a socket"), cure));
+    }
+    if text.len() > LONGEST_SOCKET_PATH {
+        return Err(Fault::new(format!("the path has {} bytes, too many for a Unix socket", text.len()), cure));
+    }
+    Ok(PathBuf::from(text))
 }
 
 /// A port, or a range written `"7100-7199"`.
