@@ -35,6 +35,9 @@ pub struct Report {
     pub bird: Result<(), String>,
     /// What is said of each static IP, in the order of the carriers; the last that was known while BIRD does not answer.
     pub states: Vec<State>,
+    /// How often each of them has changed to which state, by [`State`] as a number: also what lasted from one look to the next only,
+    /// as when BIRD was reconfigured.
+    pub changes: Vec<[u64; 3]>,
     /// What hinders each of them.
     pub problems: Vec<Option<String>>,
     /// The generation of [`Wanted`] that was carried out last.
@@ -63,6 +66,7 @@ impl<L: Link> Driver<L> {
         let start = Report {
             bird: Err("not asked yet".to_owned()),
             states: vec![State::Withdrawn; carriers.len()],
+            changes: vec![[0; 3]; carriers.len()],
             problems: vec![None; carriers.len()],
             carried_out: 0,
         };
@@ -106,6 +110,9 @@ impl<L: Link> Driver<L> {
     /// One look at BIRD, and what follows from it.
     async fn round(&mut self, bird: &mut Bird, wanted: &Wanted) -> Result<(), BirdError> {
         let mut protocols = bird.protocols().await?;
+        // What BIRD did by itself since the last look.
+        let found = self.observed(&protocols);
+        let mut changes = self.changes_to(&found);
         let mut problems: Vec<Option<String>> = vec![None; self.carriers.len()];
         let any = wanted.states.iter().any(|&state| state > State::Withdrawn);
         let mut sent = false;
@@ -126,8 +133,8 @@ impl<L: Link> Driver<L> {
         if sent {
             protocols = bird.protocols().await?;
         }
-        let observed = |carrier: &Carrier| carrier.observed(&protocols).filter(|_| self.link_up).unwrap_or(State::Withdrawn);
-        let states: Vec<State> = self.carriers.iter().map(observed).collect();
+        let states = self.observed(&protocols);
+        count(&mut changes, &found, &states);
         for (problem, (carrier, &state)) in problems.iter_mut().zip(self.carriers.iter().zip(&wanted.states)) {
             // An edge that does not announce it need not be able to.
             if let (None, true, Some(name)) = (&problem, state > State::Withdrawn, carrier.missing(&protocols)) {
@@ -135,7 +142,7 @@ impl<L: Link> Driver<L> {
             }
         }
         let done = (states == wanted.states).then_some(wanted.generation);
-        self.tell(|old| Report { bird: Ok(()), states, problems, carried_out: done.unwrap_or(old.carried_out) });
+        self.tell(|old| Report { bird: Ok(()), states, changes, problems, carried_out: done.unwrap_or(old.carried_out) });
         Ok(())
     }
 
@@ -148,12 +155,29 @@ impl<L: Link> Driver<L> {
             self.set_link(false, &mut problems);
         }
         let gone = error.is_dead() || !self.link_up;
+        let states = if gone { vec![State::Withdrawn; problems.len()] } else { self.report.borrow().states.clone() };
+        let changes = self.changes_to(&states);
         self.tell(|old| Report {
             bird: Err(error.to_string()),
-            states: if gone { vec![State::Withdrawn; problems.len()] } else { old.states.clone() },
+            states,
+            changes,
             carried_out: if gone && leave { wanted.generation } else { old.carried_out },
             problems,
         });
+    }
+
+    /// What is said, by the protocols; without the device nothing is.
+    fn observed(&self, protocols: &Protocols) -> Vec<State> {
+        let observed = |carrier: &Carrier| carrier.observed(protocols).filter(|_| self.link_up).unwrap_or(State::Withdrawn);
+        self.carriers.iter().map(observed).collect()
+    }
+
+    /// The changes so far and those that lead to `states`.
+    fn changes_to(&self, states: &[State]) -> Vec<[u64; 3]> {
+        let last = self.report.borrow();
+        let mut changes = last.changes.clone();
+        count(&mut changes, &last.states, states);
+        changes
     }
 
     fn set_link(&mut self, up: bool, problems: &mut [Option<String>]) {
@@ -175,6 +199,12 @@ impl<L: Link> Driver<L> {
             *old = new;
             news
         });
+    }
+}
+
+fn count(changes: &mut [[u64; 3]], from: &[State], to: &[State]) {
+    for (changes, (from, to)) in changes.iter_mut().zip(from.iter().zip(to)) {
+        changes[*to as usize] += u64::from(from != to);
     }
 }
 

@@ -249,6 +249,10 @@ async fn a_reconfigured_bird_is_noticed_within_a_second() {
         assert!(begin.elapsed() < Duration::from_secs(1));
     }
     assert_eq!(scene.world.take_log(), ["enable landfall_1"]);
+    // What nobody could see in between is counted all the same: announced, withdrawn, announced.
+    let counted = scene.until(|report| report.changes[0] == [1, 0, 2]).await;
+    assert!(counted < LOOK, "{counted:?}");
+    assert_eq!(scene.reports.borrow().changes[1], [0, 0, 0]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -189,6 +189,12 @@ pub fn render(status: &Status, history: bool) -> String {
     for reason in &status.not_ready {
         let _ = writeln!(text, "  {reason}");
     }
+    if let Some(anycast) = &status.anycast {
+        let _ = writeln!(text, "BIRD {}", anycast.bird);
+        for ip in &anycast.static_ips {
+            let _ = writeln!(text, "static IP {}: {}, {}", ip.ip, ip.state, ip.reason);
+        }
+    }
     for listener in &status.listeners {
         let groups = listener.endpoint_groups.join(", ");
         let _ = writeln!(

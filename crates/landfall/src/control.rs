@@ -7,8 +7,10 @@
 //! |---|---|---|---|
 //! | reports | checker → loop | see `health_checker::driver` | probes wait, none is lost |
 //! | commands | admin, socket, signals → loop | [`driver::COMMANDS`] | the asker waits |
+//! | announcements wanted, and reported | loop → BIRD's driver, and back | the latest | replaced |
 //! | routing table | loop → workers | the latest | replaced |
 
+pub mod announcer;
 pub mod driver;
 pub mod endpoints;
 pub mod history;

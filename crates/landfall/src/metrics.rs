@@ -1,10 +1,12 @@
 //! Everything that `/metrics` shows besides the books of forwarding. `docs/METRICS.md` lists all of it; a test compares.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use anycast::State;
 use edge_listener::account::{Books, BooksCollector};
 use endpoint_group::Health;
 use health_checker::{BadReason, Outcome};
@@ -13,7 +15,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use crate::control::status::Status;
+use crate::control::status::{StaticIpStatus, Status};
 
 /// Seconds; from a local answer to the slowest sensible timeout.
 const PROBE_BUCKETS: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -45,6 +47,10 @@ pub struct Metrics {
     table_info: IntGaugeVec,
     tables_published: IntCounter,
     ready: IntGauge,
+    announced: IntGaugeVec,
+    anycast_state: IntGaugeVec,
+    anycast_changes: IntCounterVec,
+    bird_up: IntGaugeVec,
     /// A scrape resets gauges before it sets them: one at a time.
     scrape: Arc<Mutex<()>>,
 }
@@ -126,6 +132,20 @@ impl Metrics {
             )?,
             tables_published: IntCounter::new("landfall_tables_published_total", "Routing tables given to forwarding.")?,
             ready: IntGauge::new("landfall_ready", "Whether /readyz says yes.")?,
+            announced: IntGaugeVec::new(
+                Opts::new("landfall_announced", "Whether this edge has a route to the static IP announced."),
+                &["static_ip"],
+            )?,
+            anycast_state: IntGaugeVec::new(
+                Opts::new("landfall_anycast_state", "1 for the state of the static IP's announcement, 0 for the others."),
+                &["static_ip", "state"],
+            )?,
+            anycast_changes: IntCounterVec::new(
+                Opts::new("landfall_anycast_changes_total", "Changes of the announcement, by the state since."),
+                &["static_ip", "state"],
+            )?,
+            // Without a label, but absent where nobody asks BIRD.
+            bird_up: IntGaugeVec::new(Opts::new("landfall_bird_up", "Whether BIRD answers."), &[])?,
             scrape: Arc::default(),
             registry,
         };
@@ -156,6 +176,10 @@ impl Metrics {
         registry.register(Box::new(metrics.table_info.clone()))?;
         registry.register(Box::new(metrics.tables_published.clone()))?;
         registry.register(Box::new(metrics.ready.clone()))?;
+        registry.register(Box::new(metrics.announced.clone()))?;
+        registry.register(Box::new(metrics.anycast_state.clone()))?;
+        registry.register(Box::new(metrics.anycast_changes.clone()))?;
+        registry.register(Box::new(metrics.bird_up.clone()))?;
         Ok(metrics)
     }
 
@@ -169,6 +193,18 @@ impl Metrics {
         }
         self.failovers.with_label_values(&[group, endpoint]);
         self.probe_duration.with_label_values(&[group]);
+    }
+
+    /// Shows a static IP's counters from the start, at 0.
+    pub fn static_ip(&self, ip: IpAddr) {
+        for state in State::ALL {
+            self.anycast_changes.with_label_values(&[ip.to_string().as_str(), state.as_str()]);
+        }
+    }
+
+    /// The announcement of a static IP has changed to `to` so often.
+    pub fn announcement_changes(&self, ip: IpAddr, to: State, count: u64) {
+        self.anycast_changes.with_label_values(&[ip.to_string().as_str(), to.as_str()]).inc_by(count);
     }
 
     /// A probe has finished.
@@ -228,6 +264,7 @@ impl Metrics {
         for gauges in [&self.weight, &self.rtt, &self.dial, &self.bound] {
             gauges.reset();
         }
+        self.show_anycast(status);
         self.ready.set(i64::from(status.ready));
         for listener in &status.listeners {
             self.table_info.with_label_values(&[&listener.name, &listener.digest]).set(1);
@@ -253,6 +290,21 @@ impl Metrics {
                 if let Some(rtt) = endpoint.rtt_seconds {
                     self.rtt.with_label_values(&[name, &endpoint.name]).set(rtt);
                 }
+            }
+        }
+    }
+
+    fn show_anycast(&self, status: &Status) {
+        for gauges in [&self.announced, &self.anycast_state, &self.bird_up] {
+            gauges.reset();
+        }
+        let Some(anycast) = &status.anycast else { return };
+        let none: &[&str] = &[];
+        self.bird_up.with_label_values(none).set(i64::from(anycast.bird == "up"));
+        for StaticIpStatus { ip, state: now, .. } in &anycast.static_ips {
+            self.announced.with_label_values(&[ip]).set(i64::from(now != State::Withdrawn.as_str()));
+            for state in State::ALL.map(State::as_str) {
+                self.anycast_state.with_label_values(&[ip.as_str(), state]).set(i64::from(now == state));
             }
         }
     }

@@ -1,7 +1,8 @@
 //! `landfall run`: everything wired together, from the config to the last flow.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use anycast::device::DeviceError;
 use edge_listener::{Edge, PassiveObserver, Routes, StartError, settings::EdgeSettings};
 use endpoint_group::EndpointId;
 use health_checker::{Checker, NetProber, checker};
@@ -16,6 +17,7 @@ use crate::{
     admin::{self, AdminError},
     config::{Config, Host},
     control::{
+        announcer,
         driver::{self, Control, Loop},
         endpoints::Exhausted,
         names::Names,
@@ -29,6 +31,9 @@ use crate::{
 /// Threads of the control plane: one may rebuild tables while the other probes and answers.
 const CONTROL_THREADS: usize = 2;
 
+/// How long BIRD, asked to withdraw a route, may take. The device of the routes goes with the process in any case.
+const WITHDRAWAL: Duration = Duration::from_secs(2);
+
 /// The edge could not start. Nothing is left bound.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -41,6 +46,9 @@ pub enum RunError {
     /// Another edge has the control socket.
     #[error(transparent)]
     Control(#[from] SocketError),
+    /// The device of the routes could not be had.
+    #[error("nothing can be announced: {0}")]
+    Device(#[from] DeviceError),
     /// Too many endpoints.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
@@ -68,6 +76,8 @@ pub struct Accelerator {
     edge: Edge,
     control: Control,
     metrics: Metrics,
+    /// What lies between the withdrawal and the end of accepting; `None` where nothing is announced.
+    shutdown_wait: Option<Duration>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -100,6 +110,8 @@ impl Accelerator {
         };
         let edge_name = config.edge.name.clone();
         let (resolver, resolutions) = resolver(Dns::new(config.edge.resolvers.clone()));
+        let anycast = config.anycast.clone();
+        let shutdown_wait = anycast.as_ref().map(|anycast| anycast.shutdown_wait);
         let names = Names::new(config);
         let state = State::new(names.config(), Instant::now().into_std())?;
         let routes = Arc::new(Routes::new(state.table()));
@@ -108,6 +120,9 @@ impl Accelerator {
         let edge = Edge::start(settings, Arc::clone(&routes), observer)?;
         let books = Arc::clone(edge.books());
         let metrics = Metrics::new(&books, edge_name.as_str())?;
+        // What is bound is ours: no other edge of this host has the device.
+        let announcer = anycast.map(|anycast| announcer::announcer(names.file(), &anycast, metrics.clone())).transpose()?;
+        let (announcer, announcements) = announcer.unzip();
         let (control, commands) = driver::control(edge.finder().clone());
         let control_loop = Loop {
             config_path: path,
@@ -116,6 +131,7 @@ impl Accelerator {
             resolver,
             resolutions,
             state,
+            announcer,
             routes,
             access: Arc::clone(edge.access()),
             checker,
@@ -130,10 +146,13 @@ impl Accelerator {
             tokio::spawn(control_loop.run(commands)),
             tokio::spawn(admin::serve(admin, control.clone(), metrics.clone())),
         ];
+        if let Some(announcements) = announcements {
+            tasks.push(tokio::spawn(announcements.run()));
+        }
         if let Some(socket) = control_socket {
             tasks.push(tokio::spawn(socket.serve(control.clone())));
         }
-        Ok(Self { edge, control, metrics, tasks })
+        Ok(Self { edge, control, metrics, shutdown_wait, tasks })
     }
 
     /// The handle to its control loop.
@@ -146,9 +165,20 @@ impl Accelerator {
         &self.metrics
     }
 
+    /// Sends clients elsewhere, before any of them is refused: is not ready, withdraws the routes, and waits for what is on its way.
+    pub async fn withdraw(&self) {
+        let gone = self.control.stop().await;
+        let Some(wait) = self.shutdown_wait else { return };
+        // A step back comes before the withdrawal, and takes as long.
+        if tokio::time::timeout(wait + WITHDRAWAL, gone).await.is_err() {
+            tracing::warn!("cannot tell whether the routes are withdrawn; they end with this process");
+        }
+        tokio::time::sleep(wait).await;
+    }
+
     /// Takes no new flow, and waits for those it has: until the last has ended, or until `give_up` resolves, which resets the rest.
     pub async fn drain(mut self, give_up: impl Future<Output = ()>) {
-        self.control.stop().await;
+        drop(self.control.stop().await);
         self.edge.drain();
         let workers = self.edge.workers();
         let mut drained = tokio::task::spawn_blocking(|| workers.join());
@@ -163,7 +193,7 @@ impl Accelerator {
     }
 }
 
-/// Runs the edge until a signal ends it: SIGTERM or SIGINT drains for `drain_timeout`, a second one stops at once, SIGHUP reloads.
+/// Runs the edge until a signal ends it: SIGTERM or SIGINT withdraws the routes and drains for `drain_timeout`, a second one stops at once, SIGHUP reloads.
 pub fn run(config: Config, host: Host, path: PathBuf) -> Result<(), RunError> {
     runtime()?.block_on(async {
         let mut signals = Signals::new().map_err(RunError::Signals)?;
@@ -175,14 +205,14 @@ pub fn run(config: Config, host: Host, path: PathBuf) -> Result<(), RunError> {
             drop(accelerator.control().reload().await);
         }
         tracing::info!(?drain_timeout, "draining; a second signal stops at once");
+        let again = tokio::select! {
+            () = accelerator.withdraw() => false,
+            () = signals.end() => true,
+        };
         let give_up = async {
-            let again = async {
-                while signals.next().await != Signal::End {
-                    tracing::info!("draining: SIGHUP reloads nothing any more");
-                }
-            };
             tokio::select! {
-                () = again => tracing::warn!("stopping at once"),
+                () = signals.end(), if !again => tracing::warn!("stopping at once"),
+                () = std::future::ready(()), if again => tracing::warn!("stopping at once"),
                 () = tokio::time::sleep(drain_timeout) => tracing::warn!("drain_timeout is over; resetting what is left"),
             }
         };
@@ -211,6 +241,13 @@ impl Signals {
             terminate: unix::signal(SignalKind::terminate())?,
             interrupt: unix::signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// The next signal that ends the edge.
+    async fn end(&mut self) {
+        while self.next().await != Signal::End {
+            tracing::info!("draining: SIGHUP reloads nothing any more");
+        }
     }
 
     async fn next(&mut self) -> Signal {

@@ -98,13 +98,7 @@ fn refuses_and_says_where() {
             "has no protocol in bird_protocols",
         ),
         ("", "bird_protocols = { \"x\" = \"a\" }", 6, "bird_protocols.x", "not an IP address"),
-        (
-            "",
-            "bird_protocols = { \"fd00::1\" = \"a\", \"fd00:0::1\" = \"b\" }",
-            6,
-            "bird_protocols.\"fd00::1\"",
-            "listed twice",
-        ),
+        ("", "bird_protocols = { \"fd00::1\" = \"a\", \"fd00:0::1\" = \"b\" }", 6, "bird_protocols.\"fd00::1\"", "listed twice"),
         ("", "bird_protocols = { \"fd00::1\" = \"all\" }", 6, "bird_protocols.\"fd00::1\"", "not the name of a protocol"),
         (
             "",

@@ -18,7 +18,7 @@ use landfall::{
     control::{
         names::{Learned, Names},
         state::State,
-        status::{Surroundings, status},
+        status::{AnycastStatus, StaticIpStatus, Surroundings, status},
     },
     metrics::Metrics,
     resolve::Resolution,
@@ -123,7 +123,14 @@ fn scrape() -> String {
     let target = &state.endpoints().get(transition.id).target;
     metrics.endpoint(target.group.as_str(), target.name.as_str());
     metrics.probe(target.group.as_str(), target.name.as_str(), &outcome);
-    let text = metrics.render(&status(&state, Some(&names), edge.books(), &Surroundings::default(), now)).unwrap();
+    let ip = "127.0.99.1".to_owned();
+    metrics.static_ip(ip.parse().unwrap());
+    let anycast = AnycastStatus {
+        bird: "up".to_owned(),
+        static_ips: vec![StaticIpStatus { ip, state: "announced".to_owned(), reason: "serving".to_owned() }],
+    };
+    let around = Surroundings { anycast: Some(anycast), ..Surroundings::default() };
+    let text = metrics.render(&status(&state, Some(&names), edge.books(), &around, now)).unwrap();
     edge.stop();
     String::from_utf8(text).unwrap()
 }

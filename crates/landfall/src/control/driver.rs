@@ -1,7 +1,8 @@
 //! The loop around [`State`]: the only place where the control plane waits.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use anycast::decide::{EdgeFacts, Leaving};
 use edge_listener::{Finder, Routes, access::AccessLists, account::Books, bind};
 use endpoint_group::{EndpointId, FlowKey, Health, Weight, plan::Stage};
 use health_checker::{Checker, Report};
@@ -11,6 +12,7 @@ use tokio::{
 };
 
 use super::{
+    announcer::{self, Announcer},
     endpoints::{Drain, Exhausted, Transition},
     history::Change,
     names::{Learned, Names},
@@ -42,8 +44,9 @@ pub enum Command {
     Explain(FlowKey, Option<EndpointId>, oneshot::Sender<Result<Explanation, ExplainError>>),
     /// Change what an operator may change while the edge runs.
     Order(Order, oneshot::Sender<Result<String, OrderError>>),
-    /// The edge stops: answer no more that it is ready. Flows are the forwarding path's to drain.
-    Stop,
+    /// The edge stops: answer no more that it is ready, withdraw the routes, and answer when they are gone. Flows are the forwarding
+    /// path's to drain.
+    Stop(oneshot::Sender<()>),
 }
 
 /// What an operator may change while the edge runs.
@@ -156,10 +159,12 @@ impl Control {
         result.await.map_err(|_| OrderError::Stopping)?
     }
 
-    /// Makes `/readyz` say no, for good.
-    pub async fn stop(&self) {
+    /// Makes `/readyz` say no, and withdraws the routes, for good. What is returned resolves when no route is left.
+    pub async fn stop(&self) -> oneshot::Receiver<()> {
+        let (gone, waiting) = oneshot::channel();
         // Err: the loop has ended, and nothing says yes any more.
-        let _ = self.commands.send(Command::Stop).await;
+        let _ = self.commands.send(Command::Stop(gone)).await;
+        waiting
     }
 }
 
@@ -177,6 +182,8 @@ pub struct Loop {
     pub resolutions: mpsc::Receiver<Resolution>,
     /// What is known.
     pub state: State,
+    /// Who announces the static IPs.
+    pub announcer: Option<Announcer>,
     /// Where tables are published.
     pub routes: Arc<Routes>,
     /// Whom each listener serves.
@@ -207,8 +214,11 @@ impl Loop {
         let mut locality = tokio::time::interval(LOCALITY_CHECK);
         locality.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reports = Vec::new();
+        self.check_locality(&mut around);
         loop {
-            let due = self.state.due().map(Instant::from_std);
+            let now = Instant::now().into_std();
+            let announcement = self.announcer.as_ref().and_then(|announcer| announcer.due(now));
+            let due = self.state.due().into_iter().chain(announcement).min().map(Instant::from_std);
             let transitions = tokio::select! {
                 received = self.reports.recv_many(&mut reports, REPORTS_AT_ONCE) => {
                     if received == 0 {
@@ -227,6 +237,11 @@ impl Loop {
                 }
                 _ = locality.tick() => {
                     self.check_locality(&mut around);
+                    self.announce(&around);
+                    continue;
+                }
+                () = announcer::news(&mut self.announcer) => {
+                    self.announce(&around);
                     continue;
                 }
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -236,6 +251,7 @@ impl Loop {
                 }
             };
             self.publish(&transitions);
+            self.announce(&around);
         }
     }
 
@@ -331,6 +347,7 @@ impl Loop {
         match command {
             Command::Status(answer) => {
                 let now = Instant::now().into_std();
+                around.anycast = self.announcer.as_ref().map(Announcer::status);
                 // Err: the asker has gone.
                 let _ = answer.send(status::status(&self.state, Some(&self.names), &self.books, around, now));
             }
@@ -356,9 +373,17 @@ impl Loop {
                 }
                 // Whoever asked may rely on it from the answer on.
                 self.publish(&[]);
+                self.announce(around);
                 let _ = answer.send(result);
             }
-            Command::Stop => (around.draining, around.stopping) = (true, true),
+            Command::Stop(gone) => {
+                (around.draining, around.stopping) = (true, true);
+                match &mut self.announcer {
+                    Some(announcer) => announcer.tell_when_gone(gone),
+                    // Err: whoever stops the edge does not wait.
+                    None => _ = gone.send(()),
+                }
+            }
         }
     }
 
@@ -388,7 +413,8 @@ impl Loop {
             }
             Order::DrainEdge => {
                 around.draining = true;
-                return Ok("the edge is not ready; it serves what comes all the same".to_owned());
+                let routes = if self.announcer.is_some() { " and withdraws its routes" } else { "" };
+                return Ok(format!("the edge is not ready{routes}; it serves what comes all the same"));
             }
             Order::UndrainEdge => {
                 around.draining = around.stopping;
@@ -467,9 +493,26 @@ impl Loop {
         }
     }
 
-    fn check_locality(&self, around: &mut Surroundings) {
-        let away = self.state.config().edge.announce.iter().filter(|&&ip| !bind::is_local(ip));
-        let not_ready: Vec<_> = away.map(|ip| format!("static IP {ip} is not on this host: `ip addr add {ip} dev lo`")).collect();
+    /// Decides what is announced, by what is known now.
+    fn announce(&mut self, around: &Surroundings) {
+        let Some(announcer) = &mut self.announcer else { return };
+        let isolated = self.routes.load().listeners.iter().all(|table| status::alarm(table.stage()).is_some());
+        let leaving = match (around.stopping, around.draining) {
+            (true, _) => Some(Leaving::Stopping),
+            (false, true) => Some(Leaving::Drained),
+            (false, false) => None,
+        };
+        let ready = self.state.awaited().next().is_none() && self.names.waiting().next().is_none();
+        announcer.look(EdgeFacts { ready, isolated, leaving }, Instant::now().into_std());
+    }
+
+    fn check_locality(&mut self, around: &mut Surroundings) {
+        let away: Vec<IpAddr> = self.state.config().edge.announce.iter().copied().filter(|&ip| !bind::is_local(ip)).collect();
+        if let Some(announcer) = &mut self.announcer {
+            announcer.away(&away);
+        }
+        let not_ready: Vec<_> =
+            away.iter().map(|ip| format!("static IP {ip} is not on this host: `ip addr add {ip} dev lo`")).collect();
         if not_ready != around.not_ready {
             for reason in &not_ready {
                 tracing::warn!("not ready: {reason}");

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use anycast::State;
 use edge_listener::account::Books;
 use endpoint_group::{FlowHasher, Health, Protocol, Weight, failback::RampStep, plan::Stage};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use super::{
     endpoints::{Entry, Membership},
     history::Change,
     names::Names,
-    state::State,
+    state,
 };
 
 /// The whole answer. Field names are an interface.
@@ -34,8 +35,31 @@ pub struct Status {
     pub endpoint_groups: Vec<GroupStatus>,
     /// The DNS names of endpoints.
     pub dns_names: Vec<DnsNameStatus>,
-    /// Static IPs that this edge announces by BGP.
+    /// Static IPs that this edge announces by BGP now, those among them that are depreferred.
     pub announced: Vec<String>,
+    /// How they are announced; `None` where Landfall has no speaker.
+    #[serde(default)]
+    pub anycast: Option<AnycastStatus>,
+}
+
+/// The announcements.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnycastStatus {
+    /// `up`, or `down: ` and why.
+    pub bird: String,
+    /// Those that BIRD has protocols for, in the order of the file.
+    pub static_ips: Vec<StaticIpStatus>,
+}
+
+/// The announcement of a static IP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StaticIpStatus {
+    /// Which one.
+    pub ip: String,
+    /// `announced`, `depreferred` or `withdrawn`.
+    pub state: String,
+    /// Why, and what would change it.
+    pub reason: String,
 }
 
 /// One listener.
@@ -160,10 +184,12 @@ pub struct Surroundings {
     pub draining: bool,
     /// Whether it does so for good.
     pub stopping: bool,
+    /// How the static IPs are announced.
+    pub anycast: Option<AnycastStatus>,
 }
 
 /// The status of `state` at `now`.
-pub fn status(state: &State, names: Option<&Names>, books: &Books, around: &Surroundings, now: Instant) -> Status {
+pub fn status(state: &state::State, names: Option<&Names>, books: &Books, around: &Surroundings, now: Instant) -> Status {
     let config = state.config();
     let table = state.table();
     let name_of = |group: usize| config.endpoint_groups[group].group.name.to_string();
@@ -224,7 +250,11 @@ pub fn status(state: &State, names: Option<&Names>, books: &Books, around: &Surr
         listeners: listeners.collect(),
         endpoint_groups: groups.collect(),
         dns_names: dns_names.collect(),
-        announced: Vec::new(),
+        announced: {
+            let all = around.anycast.iter().flat_map(|anycast| &anycast.static_ips);
+            all.filter(|ip| ip.state != State::Withdrawn.as_str()).map(|ip| ip.ip.clone()).collect()
+        },
+        anycast: around.anycast.clone(),
     }
 }
 
