@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The pause between two looks while nothing happens.
-pub const LOOK: Duration = Duration::from_millis(500);
+pub const LOOK: Duration = Duration::from_millis(200);
 /// The pause between two attempts to connect.
 pub const RECONNECT: Duration = Duration::from_millis(250);
 
