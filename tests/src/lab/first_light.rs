@@ -43,7 +43,7 @@ pub struct Lab {
 pub struct Region {
     /// Where the endpoints run.
     pub namespace: Namespace,
-    number: u8,
+    pub(super) number: u8,
 }
 
 impl Region {

@@ -11,11 +11,15 @@
 //! * A packet that netfilter drops in its output hook makes `send` fail with EPERM. Nobody ever sees that from a dead
 //!   endpoint, so [`Namespace::drop_traffic_to`] drops what arrives and not what leaves.
 
+mod anycast;
+mod bird;
 mod first_light;
 mod link;
 mod namespace;
 mod silence;
 
+pub use anycast::{AnycastLab, Router, Site};
+pub use bird::{Bird, Heard};
 pub use first_light::{ENDPOINTS_PER_REGION, Lab, Region, STATIC_IPV4, STATIC_IPV6};
 pub use link::End;
 pub use namespace::Namespace;
