@@ -308,7 +308,7 @@ impl UdpFlow {
     }
 }
 
-fn parse_echo(datagram: &[u8]) -> Option<Echo> {
+pub(crate) fn parse_echo(datagram: &[u8]) -> Option<Echo> {
     let end = datagram.iter().position(|byte| *byte == b'\n')?;
     let number = datagram.get(end + 1..end + 9)?.try_into().ok()?;
     let endpoint = String::from_utf8(datagram[..end].to_vec()).ok()?;

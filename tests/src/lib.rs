@@ -5,6 +5,7 @@
 //! * [`endpoints`] and [`clients`]: the two ends of a flow. Endpoints are processes, so that killing one is real.
 //! * [`field`]: the servers of the protocols that probes know by name.
 //! * [`load`]: flows that note by themselves when they are told of a death, or move.
+//! * [`probers`]: a load that never pauses, for what clients see while an edge comes and goes.
 //! * [`command`]: the commands of `landfall` that end by themselves.
 //! * [`wait`]: the only way to wait. Tests wait for an event with a deadline, never for a while.
 //! * [`stalls`]: how long this machine kept the test itself waiting, for bounds on time.
@@ -23,6 +24,7 @@ pub mod lab;
 pub mod load;
 pub mod loopback;
 pub mod metrics;
+pub mod probers;
 pub mod process;
 pub mod programs;
 pub mod stalls;
