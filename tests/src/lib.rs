@@ -2,6 +2,7 @@
 //!
 //! * [`lab`]: hosts and links made of anonymous network namespaces; nothing outlives the test process, however it ends.
 //! * [`edge`]: one running `landfall`, its admin address and its metrics.
+//! * [`anycast`]: two edges that announce the same static IPs, in a lab with a router.
 //! * [`endpoints`] and [`clients`]: the two ends of a flow. Endpoints are processes, so that killing one is real.
 //! * [`field`]: the servers of the protocols that probes know by name.
 //! * [`load`]: flows that note by themselves when they are told of a death, or move.
@@ -14,6 +15,7 @@
 //! processes said when they are dropped by a panic, and a returned error unwinds nothing.
 
 pub mod admin;
+pub mod anycast;
 pub mod clients;
 pub mod command;
 pub mod edge;

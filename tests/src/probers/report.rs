@@ -178,11 +178,11 @@ impl fmt::Display for Report {
         for (name, count) in counts.iter().filter(|(_, count)| *count > 0) {
             write!(formatter, " {count} {name},")?;
         }
-        write!(formatter, " gap {:.0?}, slowest answer {:.0?}; ", self.tcp_gap(), self.slowest())?;
+        write!(formatter, " gap {:.2?}, slowest answer {:.2?}; ", self.tcp_gap(), self.slowest())?;
         let sent: usize = self.flows.iter().map(|flow| flow.datagrams.len()).sum();
         write!(
             formatter,
-            "UDP {} flows: {} of {sent} datagrams lost, longest gap {:.0?}, ",
+            "UDP {} flows: {} of {sent} datagrams lost, longest gap {:.2?}, ",
             self.flows.len(),
             self.lost(),
             self.udp_gap()
@@ -190,7 +190,7 @@ impl fmt::Display for Report {
         write!(formatter, "{} flows changed endpoint; ", self.moved())?;
         write!(
             formatter,
-            "wire {} packets, {} from elsewhere; longest stall {:.0?}",
+            "wire {} packets, {} from elsewhere; longest stall {:.2?}",
             self.wire.packets,
             self.wire.foreign.len(),
             self.stall

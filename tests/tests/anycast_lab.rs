@@ -1,0 +1,160 @@
+//! Edges that leave and come back in order: drained, restarted, or without their BIRD for a while. Nobody is to notice.
+//!
+//! Each scenario prints what a client sees that opens a TCP connection every 10 ms and sends a datagram every 10 ms on each of
+//! twelve UDP flows, over IPv4 and IPv6.
+
+#![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
+use landfall_tests::anycast::{CONFIG, DRAIN_TIMEOUT, LIMIT, PORT, SHUTDOWN_WAIT, Scene, static_ips};
+use landfall_tests::clients::{Ending, TcpSession, tcp_probe};
+use landfall_tests::load::{Busy, StopAtEnd};
+use landfall_tests::probers::{Report, SPACING};
+use landfall_tests::stalls::StallWatch;
+use landfall_tests::wait::{self, wait_until};
+
+/// Long connections that talk all the time.
+const SESSIONS: usize = 16;
+/// Of the client, beside the one that the load uses. The router sends it to edge 1 whatever is announced.
+const STUBBORN: &str = "198.18.1.3";
+
+/// What every change in order must keep: every connect is answered, and every datagram. Exchanges in flight may be reset when
+/// the router changes its mind, `flips` times for each family.
+fn assert_unnoticed(report: &Report, flips: usize) {
+    assert_eq!(report.failed_connects(), 0, "{report}");
+    assert!(report.broken() <= 2 * 2 * flips, "more than 2 exchanges broken in each of {flips} flips of 2 families: {report}");
+    assert_eq!(report.moved(), 0, "{report}");
+    // A datagram that waits in the edge's socket when that is closed is the only one that may go.
+    assert!(report.lost() <= report.flows.len() * flips, "more was lost than was in flight: {report}");
+}
+
+#[test]
+fn an_edge_is_drained_by_command_and_comes_back() {
+    let mut scene = Scene::start().unwrap();
+    let report = scene
+        .under_load("drain", |scene| {
+            let stalls = StallWatch::start();
+            let (stop, told) = (AtomicBool::new(false), AtomicUsize::new(0));
+            let mut sessions: Vec<_> = static_ips().into_iter().cycle().take(SESSIONS).map(|ip| busy(scene, ip)).collect();
+            let begin = wait::now();
+            std::thread::scope(|scope| {
+                let _stop = StopAtEnd(&stop);
+                for session in &mut sessions {
+                    scope.spawn(|| session.talk_until(&stop, SPACING, &told));
+                }
+                scene.tell(1, &["drain"]).unwrap();
+                scene.wait_announced(&[2]).unwrap();
+                println!("drain: the router sent nothing to edge 1 {:.2?} after the command", begin.elapsed());
+                // The sessions of edge 2 go on; those of edge 1 have been told by then.
+                wait::pass(Duration::from_millis(500));
+            });
+            let rerouted: Vec<_> =
+                sessions.iter().filter_map(|session| Some(session.broke.as_ref()?.1 - session.last_answer)).collect();
+            let worst = rerouted.iter().max().copied().unwrap_or_default();
+            let stall = stalls.longest_since(begin);
+            println!(
+                "drain: {} of {SESSIONS} long connections were rerouted; RST {worst:.1?} after the last answer",
+                rerouted.len()
+            );
+            // The next message comes after SPACING, and its answer is the RST.
+            assert!(worst <= SPACING * 2 + stall, "{worst:?} is more than a message and a round trip, with a stall of {stall:?}");
+            for session in sessions.iter_mut().filter(|session| session.broke.is_none()) {
+                session.session.exchange(b"still there?").unwrap();
+            }
+            assert!(rerouted.len() < SESSIONS, "edge 2 has lost its own connections");
+        })
+        .unwrap();
+    assert_unnoticed(&report, 1);
+    let report = scene
+        .under_load("undrain", |scene| {
+            scene.tell(1, &["undrain"]).unwrap();
+            scene.wait_announced(&[1, 2]).unwrap();
+        })
+        .unwrap();
+    assert_unnoticed(&report, 1);
+}
+
+fn busy(scene: &Scene, ip: std::net::IpAddr) -> Busy {
+    Busy::new(scene.lab.client.enter(|| TcpSession::open(None, (ip, PORT), LIMIT)).unwrap())
+}
+
+#[test]
+fn what_the_router_still_sends_is_served_until_the_drain_timeout() {
+    let mut scene = Scene::start().unwrap();
+    let routes = "rule add from 198.18.1.3 lookup 77\nroute add 198.18.0.0/24 via 198.18.4.2 table 77\n";
+    scene.lab.router.namespace.ip(routes).unwrap();
+    let stubborn = SocketAddr::new(STUBBORN.parse().unwrap(), 0);
+    let target = SocketAddr::new(static_ips()[0], PORT);
+    let open = |scene: &Scene| scene.lab.client.enter(|| TcpSession::open(Some(stubborn), target, LIMIT));
+    let mut session = open(&scene).unwrap();
+    let stalls = StallWatch::start();
+    let begin = wait::now();
+
+    scene.edge(1).signal(libc::SIGTERM).unwrap();
+    scene.wait_announced(&[2]).unwrap();
+    // Withdrawn, and it still accepts: shutdown_wait is for those to whom the news has not come.
+    let mut late = open(&scene).unwrap();
+    session.exchange(b"as before").unwrap();
+    late.exchange(b"as before").unwrap();
+    let (ending, _) = session.wait_end(LIMIT).unwrap();
+    let took = begin.elapsed();
+    let allowed = SHUTDOWN_WAIT + DRAIN_TIMEOUT + Duration::from_millis(500) + stalls.longest_since(begin);
+    println!("terminated: a connection that the router still sent was reset after {took:.2?}, {ending:?}; allowed {allowed:.2?}");
+    assert_eq!(ending, Ending::Reset);
+    assert!(took >= SHUTDOWN_WAIT + DRAIN_TIMEOUT && took <= allowed, "{took:?}");
+    assert_eq!(scene.edge(1).wait_exit(LIMIT).unwrap().code(), Some(0));
+    scene.lab.client.enter(|| tcp_probe(target, LIMIT)).unwrap();
+}
+
+#[test]
+fn both_edges_are_restarted_in_turn() {
+    let mut scene = Scene::start().unwrap();
+    let report = scene
+        .under_load("rolling restart of both edges", |scene| {
+            for number in [1, 2] {
+                let begin = wait::now();
+                scene.terminate(number).unwrap();
+                let ended = begin.elapsed();
+                scene.launch(number, CONFIG).unwrap();
+                scene.wait_announced(&[1, 2]).unwrap();
+                println!("edge {number} restarted: ended after {ended:.2?}, announced again after {:.2?}", begin.elapsed());
+            }
+        })
+        .unwrap();
+    assert_unnoticed(&report, 4);
+}
+
+#[test]
+fn bird_is_restarted_under_a_healthy_edge() {
+    let mut scene = Scene::start().unwrap();
+    let report = scene
+        .under_load("BIRD restarted", |scene| {
+            let stalls = StallWatch::start();
+            let begin = wait::now();
+            scene.lab.edges[0].bird.stop().unwrap();
+            scene.wait_announced(&[2]).unwrap();
+            let is_down =
+                |scene: &mut Scene| scene.edge(1).status().unwrap()["anycast"]["bird"].as_str().unwrap().starts_with("down");
+            let seen = wait_until("BIRD down in /status", LIMIT, || is_down(scene)).unwrap();
+            let allowed = Duration::from_secs(1) + stalls.longest_since(begin);
+            assert!(begin.elapsed() <= allowed, "/status said it {:?} after BIRD's end, not within {allowed:?}", begin.elapsed());
+            assert_eq!(scene.edge(1).metrics().unwrap().value("landfall_bird_up", &[]), Some(0.0));
+            println!("BIRD restarted: /status said so after {seen:.2?}");
+
+            let begin = wait::now();
+            scene.lab.edges[0].bird.start_again().unwrap();
+            let site = &scene.lab.edges[0];
+            let enabled =
+                wait_until("the protocols enabled again", LIMIT, || site.bird.state("landfall_1").unwrap() == "up").unwrap();
+            let allowed = Duration::from_secs(1) + stalls.longest_since(begin);
+            assert!(enabled <= allowed, "re-asserted after {enabled:?}, not within {allowed:?}");
+            scene.wait_announced(&[1, 2]).unwrap();
+            println!("BIRD restarted: enabled again after {enabled:.2?}, announced after {:.2?}", begin.elapsed());
+            assert_eq!(scene.edge(1).metrics().unwrap().value("landfall_bird_up", &[]), Some(1.0));
+        })
+        .unwrap();
+    assert_unnoticed(&report, 2);
+}

@@ -1,0 +1,134 @@
+//! What is announced and what is not: endpoints that come and go are no news for a router, an address that is not there is not
+//! announced, and an edge that reaches nothing does as it is told.
+
+#![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use landfall_tests::anycast::{CONFIG, ISOLATED_HOLD, LIMIT, Scene, static_ips};
+use landfall_tests::lab::Heard;
+use landfall_tests::probers::Capture;
+use landfall_tests::wait::{self, Beat, wait_until};
+
+const FLAPS: usize = 100;
+
+/// What the router has heard from each edge in each family.
+fn heard(scene: &Scene) -> [[Option<Heard>; 2]; 2] {
+    scene.lab.edges.each_ref().map(|site| scene.lab.heard(site).unwrap())
+}
+
+/// The entry of `ip` in `/status` of edge `number`.
+fn said(scene: &mut Scene, number: u8, ip: IpAddr) -> serde_json::Value {
+    let status = scene.edge(number).status().unwrap();
+    let entries = status["anycast"]["static_ips"].as_array().unwrap_or_else(|| panic!("no anycast.static_ips in {status:#}"));
+    entries.iter().find(|entry| entry["ip"] == ip.to_string()).unwrap_or_else(|| panic!("no {ip} in {status:#}")).clone()
+}
+
+#[test]
+fn an_endpoint_that_flaps_is_no_news_for_the_router() {
+    let mut scene = Scene::start().unwrap();
+    let before = heard(&scene);
+    let expected = Some(Heard { updates: 2, withdraws: 0 });
+    assert_eq!(before, [[expected; 2]; 2], "two static IPs of each family, announced once");
+    let mut beat = Beat::every(Duration::from_millis(50));
+    let begin = wait::now();
+    for _ in 0..FLAPS {
+        let region = scene.lab.region_a.namespace.clone();
+        scene.endpoints[0].kill().unwrap();
+        beat.wait();
+        scene.endpoints[0].restart(Some(&region)).unwrap();
+        beat.wait();
+    }
+    let took = begin.elapsed();
+    let failovers: Vec<_> =
+        [1, 2].map(|number| scene.edge(number).metrics().unwrap().sum("landfall_failovers_total", &[])).into();
+    println!("{FLAPS} deaths and returns of an endpoint in {took:.1?}: {failovers:?} failovers, {:?}", heard(&scene));
+    assert!(failovers.iter().all(|count| *count > 0.0), "the edges saw nothing of it: {failovers:?}");
+    assert_eq!(heard(&scene), before, "not one BGP update");
+}
+
+#[test]
+fn an_address_that_is_not_on_the_host_is_not_announced() {
+    let mut scene = Scene::without_edges().unwrap();
+    let [here, missing]: [IpAddr; 2] = [static_ips()[0], static_ips()[1]];
+    scene.lab.edges[0].namespace.ip(&format!("address del {missing}/32 dev lo\n")).unwrap();
+    scene.launch(1, CONFIG).unwrap();
+    scene.launch(2, CONFIG).unwrap();
+    scene.lab.wait_next_hops(&[missing], &[2], LIMIT).unwrap();
+    wait_until("the reason in /status", LIMIT, || scene.edge(1).status().is_ok()).unwrap();
+    let entry = said(&mut scene, 1, missing);
+    println!("missing on lo: {entry}");
+    assert_eq!(entry["state"], "withdrawn");
+    let reason = entry["reason"].as_str().unwrap();
+    assert!(reason.contains(&format!("ip address add {missing}/32 dev lo")), "the cure is not in {reason:?}");
+    println!("the other address: {}, next hops {:?}", said(&mut scene, 1, here), scene.lab.next_hops(here).unwrap());
+
+    scene.lab.edges[0].namespace.ip(&format!("address add {missing}/32 dev lo\n")).unwrap();
+    let took = scene.wait_announced(&[1, 2]).unwrap();
+    println!("added to lo: announced after {took:.2?}");
+    scene.lab.edges[0].namespace.ip(&format!("address del {missing}/32 dev lo\n")).unwrap();
+    let took = scene.lab.wait_next_hops(&[missing], &[2], LIMIT).unwrap();
+    println!("removed from lo again: withdrawn after {took:.2?}");
+}
+
+#[test]
+fn edges_that_reach_nothing_keep_the_addresses_announced() {
+    let mut scene = Scene::without_edges().unwrap();
+    scene.launch(1, CONFIG).unwrap();
+    scene.launch(2, &CONFIG.replace(r#"isolated = "keep""#, r#"isolated = "deprefer""#)).unwrap();
+    scene.wait_announced(&[1, 2]).unwrap();
+    let before = heard(&scene);
+
+    // Dropped where they arrive, so both edges are isolated from the same moment.
+    let (a, b) = (&scene.lab.region_a, &scene.lab.region_b);
+    let silence = [a, b].map(|region| region.namespace.drop_traffic_to_all(&region.addresses()).unwrap());
+    let begin = wait::now();
+    let state = |scene: &mut Scene, number| said(scene, number, static_ips()[0])["state"].as_str().unwrap().to_owned();
+    wait_until("edge 2 depreferred", LIMIT, || state(&mut scene, 2) == "depreferred").unwrap();
+    println!("isolated: depreferred after {:.2?}: {}", begin.elapsed(), said(&mut scene, 2, static_ips()[0]));
+    assert!(begin.elapsed() >= ISOLATED_HOLD);
+    // Edge 1 keeps, so the router prefers it. Edge 2's routes stay with the router: one replacement, no withdrawal.
+    scene.wait_announced(&[1]).unwrap();
+    assert_eq!(state(&mut scene, 1), "announced");
+    let [first, second] = heard(&scene);
+    assert_eq!(first, before[0], "keep: not one BGP update");
+    for (family, before) in second.into_iter().zip(before[1]) {
+        let (family, before) = (family.unwrap(), before.unwrap());
+        assert_eq!((family.updates, family.withdraws), (before.updates + 2, 0), "one update for each of two addresses");
+    }
+    // With nobody better the depreferred edge is the one.
+    scene.tell(1, &["drain"]).unwrap();
+    scene.wait_announced(&[2]).unwrap();
+    scene.tell(1, &["undrain"]).unwrap();
+    scene.wait_announced(&[1]).unwrap();
+
+    for rule in silence {
+        rule.lift().unwrap();
+    }
+    let took = scene.wait_announced(&[1, 2]).unwrap();
+    println!("endpoints back: both edges again after {took:.2?}");
+    let withdraws: Vec<_> = heard(&scene)[1].map(|family| family.unwrap().withdraws).into();
+    assert_eq!(withdraws, [0, 0], "edge 2 was never without a route");
+}
+
+#[test]
+fn a_ping_of_a_static_ip_is_answered_by_an_edge() {
+    let mut scene = Scene::start().unwrap();
+    ping_all(&scene, "two edges");
+    scene.tell(1, &["drain"]).unwrap();
+    scene.wait_announced(&[2]).unwrap();
+    ping_all(&scene, "one edge");
+}
+
+fn ping_all(scene: &Scene, when: &str) {
+    let sources: Vec<_> = static_ips().into_iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+    let capture = Capture::start(&scene.lab.client, &sources).unwrap();
+    for ip in static_ips() {
+        let told = scene.lab.client.run(["ping", "-c", "5", "-i", "0.02", "-W", "2", &ip.to_string()]).unwrap();
+        assert!(told.contains(" 0% packet loss"), "{told}");
+    }
+    let wire = capture.stop().unwrap();
+    println!("ping, {when}: {} answers from static IPs, {:?} from elsewhere", wire.pongs, wire.foreign);
+    assert_eq!((wire.pongs, wire.foreign.len(), wire.missed), (20, 0, 0));
+}
