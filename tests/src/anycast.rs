@@ -59,6 +59,16 @@ health_check = { protocol = "tcp", port = 7000, interval = "500ms", fast_interva
 endpoints = [{ name = "a", address = "198.18.2.2" }, { name = "b", address = "fd00:18:3::2" }]
 "#;
 
+/// [`CONFIG`] with other timings of its probes.
+///
+/// # Panics
+/// When [`CONFIG`] no longer has what is to be replaced.
+pub fn config_with_probes(timings: &str) -> String {
+    let probes = r#"interval = "500ms", fast_interval = "200ms", timeout = "500ms""#;
+    assert!(CONFIG.contains(probes), "the timings of the probes are not there");
+    CONFIG.replace(probes, timings)
+}
+
 /// The lab with what runs in it. Edges may be missing for a while.
 pub struct Scene {
     /// Edge 1 and edge 2, if they run. First, so that they go before what they need.
@@ -91,9 +101,17 @@ impl Scene {
     /// # Errors
     /// When something cannot be started, or is not announced in time.
     pub fn start() -> Result<Self> {
+        Self::start_with(CONFIG)
+    }
+
+    /// As [`Scene::start`] with another config.
+    ///
+    /// # Errors
+    /// As [`Scene::start`].
+    pub fn start_with(config: &str) -> Result<Self> {
         let mut scene = Self::without_edges()?;
         for number in [1, 2] {
-            scene.launch(number, CONFIG)?;
+            scene.launch(number, config)?;
         }
         scene.wait_announced(&[1, 2])?;
         Ok(scene)

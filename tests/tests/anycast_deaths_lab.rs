@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use landfall_tests::anycast::{BFD, CONFIG, LIMIT, Scene};
+use landfall_tests::anycast::{BFD, LIMIT, Scene, config_with_probes};
 use landfall_tests::lab::Heard;
 use landfall_tests::probers::{Report, SPACING};
 use landfall_tests::wait::{self, wait_until};
@@ -54,9 +54,7 @@ fn an_edge_is_killed_and_comes_back_only_when_ready() {
 
 /// A config by which a silent endpoint has its first result after 2 s.
 fn slow_to_ready() -> String {
-    let probe = r#"interval = "500ms", fast_interval = "200ms", timeout = "500ms""#;
-    assert!(CONFIG.contains(probe));
-    CONFIG.replace(probe, r#"interval = "2s", fast_interval = "200ms", timeout = "2s""#)
+    config_with_probes(r#"interval = "2s", fast_interval = "200ms", timeout = "2s""#)
 }
 
 /// Edge 1 announces nothing that the router did not hear before, until `/readyz` says 200.

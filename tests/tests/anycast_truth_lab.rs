@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use landfall_tests::anycast::{CONFIG, ISOLATED_HOLD, LIMIT, Scene, static_ips};
+use landfall_tests::anycast::{CONFIG, ISOLATED_HOLD, LIMIT, Scene, config_with_probes, static_ips};
 use landfall_tests::lab::Heard;
 use landfall_tests::probers::Capture;
 use landfall_tests::wait::{self, Beat, wait_until};
@@ -27,7 +27,9 @@ fn said(scene: &mut Scene, number: u8, ip: IpAddr) -> serde_json::Value {
 
 #[test]
 fn an_endpoint_that_flaps_is_no_news_for_the_router() {
-    let mut scene = Scene::start().unwrap();
+    // One result decides, and comes soon enough that nearly every death and return is seen.
+    let eager = r#"interval = "20ms", fast_interval = "20ms", timeout = "20ms", unhealthy_threshold = 1, healthy_threshold = 1"#;
+    let mut scene = Scene::start_with(&config_with_probes(eager)).unwrap();
     let before = heard(&scene);
     let expected = Some(Heard { updates: 2, withdraws: 0 });
     assert_eq!(before, [[expected; 2]; 2], "two static IPs of each family, announced once");
@@ -44,7 +46,7 @@ fn an_endpoint_that_flaps_is_no_news_for_the_router() {
     let failovers: Vec<_> =
         [1, 2].map(|number| scene.edge(number).metrics().unwrap().sum("landfall_failovers_total", &[])).into();
     println!("{FLAPS} deaths and returns of an endpoint in {took:.1?}: {failovers:?} failovers, {:?}", heard(&scene));
-    assert!(failovers.iter().all(|count| *count > 0.0), "the edges saw nothing of it: {failovers:?}");
+    assert!(failovers.iter().all(|count| *count > 50.0), "the edges saw too little of it: {failovers:?}");
     assert_eq!(heard(&scene), before, "not one BGP update");
 }
 

@@ -4,11 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use landfall_tests::clients::tcp_probe;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{AnycastLab, Heard, Lab, STATIC_IPV4, STATIC_IPV6, Site};
+use landfall_tests::process::Process;
 use landfall_tests::stalls::StallWatch;
 use landfall_tests::wait::{self, wait_until};
 
@@ -126,5 +129,36 @@ fn a_restarted_bird_announces_nothing_by_itself() {
     let pid = lab.edges[0].bird.process().pid();
     drop(lab);
     assert!(!socket.exists());
-    wait_until("BIRD's end", LIMIT, || !std::path::Path::new(&format!("/proc/{pid}")).exists()).unwrap();
+    wait_until("BIRD's end", LIMIT, || !Path::new(&format!("/proc/{pid}")).exists()).unwrap();
+}
+
+/// Where the child test is told that it is one. See [`a_test_process_with_a_bird`].
+const CHILD: &str = "LANDFALL_LAB_TEST_BIRD";
+
+/// Not a test by itself: the process that the next test starts and kills.
+#[test]
+fn a_test_process_with_a_bird() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let lab = Lab::anycast().unwrap();
+    println!("alive {}", lab.edges[0].bird.process().pid());
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+#[test]
+fn a_killed_test_process_takes_its_bird_along() {
+    // What it cannot remove itself goes with this directory.
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "a_test_process_with_a_bird", "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .env("TMPDIR", directory.path());
+    let mut process = Process::spawn_with_stdin(None, command).unwrap();
+    let line = process.wait_for_line("alive ", Duration::from_secs(20)).unwrap();
+    let bird = format!("/proc/{}", line.rsplit(' ').next().unwrap());
+    assert!(std::fs::read_to_string(format!("{bird}/comm")).unwrap().starts_with("bird"));
+    process.kill().unwrap();
+    wait_until("BIRD's end", LIMIT, || !Path::new(&bird).exists()).unwrap();
 }
