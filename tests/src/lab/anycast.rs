@@ -2,17 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Bird, End, Lab, Namespace, Region, STATIC_IPV4, STATIC_IPV6};
+use super::{Bird, End, Heard, Lab, Namespace, Region, Site};
 use crate::wait;
 use crate::{Failure, Result};
 
 /// How long the sessions may take to come up: BIRD tries once a second.
 const SESSIONS_LIMIT: Duration = Duration::from_secs(15);
-/// What an operator copies, loaded as it is.
-const EDGE_CONF: &str = include_str!("../../../deploy/bird/edge.conf");
+/// What an operator copies, loaded as it is: its addresses are the lab's.
 const PROVIDER_CONF: &str = include_str!("../../../deploy/bird/provider.conf");
 
 /// A client, a router and two edges, each of which reaches both regions:
@@ -25,7 +24,7 @@ const PROVIDER_CONF: &str = include_str!("../../../deploy/bird/provider.conf");
 /// ```
 ///
 /// IPv6 likewise: `fd00:18:1::/64` where IPv4 has `198.18.1.0/24`. The router spreads flows by addresses and ports. Both
-/// BIRDs run on the files in `deploy/bird`, with the addresses of the lab.
+/// BIRDs run on the files in `deploy/bird`.
 pub struct AnycastLab {
     /// Where the clients run.
     pub client: Namespace,
@@ -42,16 +41,6 @@ pub struct AnycastLab {
 /// The provider's router.
 pub struct Router {
     /// Where it runs.
-    pub namespace: Namespace,
-    /// Its BIRD.
-    pub bird: Bird,
-}
-
-/// An edge's host: where `landfall` runs, and its BIRD.
-pub struct Site {
-    /// 1 or 2, as in the names of the router's protocols and interfaces.
-    pub number: u8,
-    /// Where `landfall` runs.
     pub namespace: Namespace,
     /// Its BIRD.
     pub bird: Bird,
@@ -81,7 +70,7 @@ impl Lab {
         let sites = [1, 2].map(|number| Site::build(number, &router, &[&region_a, &region_b]));
         let [first, second] = sites;
         let edges = [first?, second?];
-        let router = Router { bird: Bird::start(&router, PROVIDER_CONF, &router_values())?, namespace: router };
+        let router = Router { bird: Bird::start(&router, PROVIDER_CONF, &[])?, namespace: router };
         let lab = AnycastLab { client, router, edges, region_a, region_b };
         for site in &lab.edges {
             lab.wait_sessions(site)?;
@@ -96,28 +85,28 @@ impl AnycastLab {
     /// # Errors
     /// When they are not in time; the message carries the router's view.
     pub fn wait_sessions(&self, site: &Site) -> Result<()> {
-        let is_up = || -> Result<bool> {
-            let families = [("v4", site.provider_side(true)), ("v6", site.provider_side(false))];
-            for (family, address) in families {
-                let both =
-                    [(&self.router.bird, format!("edge{}_{family}", site.number)), (&site.bird, format!("provider_{family}"))];
-                let bfd = self.router.bird.command("show bfd sessions")?;
-                let watched = bfd.lines().any(|line| {
-                    let words: Vec<_> = line.split_whitespace().collect();
-                    words.first() == Some(&site.address(address.is_ipv4()).to_string().as_str()) && words.get(2) == Some(&"Up")
-                });
-                for (bird, protocol) in both {
-                    if !watched || bird.heard(&protocol)?.is_none() {
-                        return Ok(false);
-                    }
-                }
+        wait::wait_until("the edge's sessions", SESSIONS_LIMIT, || self.are_up(site).unwrap_or(false)).map(drop).map_err(
+            |failure| {
+                let view = self.router.bird.command("show protocols").unwrap_or_else(|failure| failure.to_string());
+                Failure::new("see", format_args!("the sessions of edge {} up", site.number), failure, view)
+            },
+        )
+    }
+
+    fn are_up(&self, site: &Site) -> Result<bool> {
+        let bfd = self.router.bird.command("show bfd sessions")?;
+        for (family, ipv4) in [("v4", true), ("v6", false)] {
+            let address = site.address(ipv4).to_string();
+            // Address, interface, state.
+            let rows = bfd.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let is_watched = rows.into_iter().any(|row| row.first() == Some(&address.as_str()) && row.get(2) == Some(&"Up"));
+            let here = self.router.bird.heard(&format!("edge{}_{family}", site.number))?;
+            let there = site.bird.heard(&format!("provider_{family}"))?;
+            if !is_watched || here.is_none() || there.is_none() {
+                return Ok(false);
             }
-            Ok(true)
-        };
-        wait::wait_until("the edge's sessions", SESSIONS_LIMIT, || is_up().unwrap_or(false)).map(drop).map_err(|failure| {
-            let view = self.router.bird.command("show protocols").unwrap_or_else(|failure| failure.to_string());
-            Failure::new("see", format_args!("the sessions of edge {} up", site.number), failure, view)
-        })
+        }
+        Ok(true)
     }
 
     /// The numbers of the edges to which the router's kernel sends packets for `static_ip` now.
@@ -147,90 +136,9 @@ impl AnycastLab {
     ///
     /// # Errors
     /// When the router's BIRD does not answer.
-    pub fn heard(&self, site: &Site) -> Result<[Option<super::Heard>; 2]> {
+    pub fn heard(&self, site: &Site) -> Result<[Option<Heard>; 2]> {
         let of = |family: &str| self.router.bird.heard(&format!("edge{}_{family}", site.number));
         Ok([of("v4")?, of("v6")?])
-    }
-
-    /// All addresses of endpoints in both regions.
-    pub fn endpoint_addresses(&self) -> Vec<IpAddr> {
-        [&self.region_a, &self.region_b].into_iter().flat_map(Region::addresses).collect()
-    }
-}
-
-impl Site {
-    fn build(number: u8, router: &Namespace, regions: &[&Region]) -> Result<Self> {
-        let namespace = Namespace::new(&format!("edge-{number}"))?;
-        // IPv6 addresses else vanish when a link goes down, which those of a real host do not: its configuration restores them.
-        namespace.set("net/ipv6/conf/default/keep_addr_on_down", "1")?;
-        namespace.ip(&STATIC_IPV4.iter().fold(String::new(), |lines, ip| lines + &format!("address add {ip}/32 dev lo\n")))?;
-        namespace
-            .ip(&STATIC_IPV6.iter().fold(String::new(), |lines, ip| lines + &format!("address add {ip}/128 dev lo nodad\n")))?;
-        let net = 3 + number;
-        let [here, there] = [2, 1].map(|host| [format!("198.18.{net}.{host}/24"), format!("fd00:18:{net}::{host}/64")]);
-        let provider = End { interface: "provider", addresses: &[&here[0], &here[1]] };
-        let interface = format!("edge-{number}");
-        namespace.connect(&provider, router, &End { interface: &interface, addresses: &[&there[0], &there[1]] })?;
-        for region in regions {
-            join(&namespace, number, region)?;
-        }
-        let (v4, v6) = (edge_address(number, true), edge_address(number, false));
-        let values = [
-            ("EDGE_V4", v4.to_string()),
-            ("EDGE_V6", v6.to_string()),
-            ("PROVIDER_V4", provider_address(number, true).to_string()),
-            ("PROVIDER_V6", provider_address(number, false).to_string()),
-        ];
-        let bird = Bird::start(&namespace, EDGE_CONF, &values.each_ref().map(|(name, value)| (*name, value.as_str())))?;
-        let site = Self { number, namespace, bird };
-        site.add_default_routes()?;
-        Ok(site)
-    }
-
-    /// The site's address on its link to the router.
-    pub fn address(&self, ipv4: bool) -> IpAddr {
-        edge_address(self.number, ipv4)
-    }
-
-    fn provider_side(&self, ipv4: bool) -> IpAddr {
-        provider_address(self.number, ipv4)
-    }
-
-    fn add_default_routes(&self) -> Result<()> {
-        let routes = [true, false].map(|ipv4| format!("route replace default via {}\n", self.provider_side(ipv4)));
-        self.namespace.ip(&routes.concat())
-    }
-
-    /// Cuts the link to the router: it is down here, and the router's end loses its carrier.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn cut_link(&self) -> Result<()> {
-        self.namespace.ip("link set provider down\n")
-    }
-
-    /// Mends the link, with the routes that went with it.
-    ///
-    /// # Errors
-    /// When `ip` fails.
-    pub fn mend_link(&self) -> Result<()> {
-        self.namespace.ip("link set provider up\n")?;
-        self.add_default_routes()
-    }
-}
-
-fn edge_address(number: u8, ipv4: bool) -> IpAddr {
-    on_link(3 + number, 2, ipv4)
-}
-
-fn provider_address(number: u8, ipv4: bool) -> IpAddr {
-    on_link(3 + number, 1, ipv4)
-}
-
-fn on_link(net: u8, host: u8, ipv4: bool) -> IpAddr {
-    match ipv4 {
-        true => Ipv4Addr::new(198, 18, net, host).into(),
-        false => Ipv6Addr::new(0xfd00, 0x18, net.into(), 0, 0, 0, 0, host.into()).into(),
     }
 }
 
@@ -246,28 +154,4 @@ fn region(name: &str, number: u8) -> Result<Region> {
     }
     region.namespace.ip(&lines)?;
     Ok(region)
-}
-
-/// A link between edge `edge` and `region`. The region answers to the edge's address on it.
-fn join(namespace: &Namespace, edge: u8, region: &Region) -> Result<()> {
-    let net = 10 * region.number + edge;
-    let end = |host: u8| [format!("198.18.{net}.{host}/24"), format!("fd00:18:{net}::{host}/64")];
-    let ([here4, here6], [there4, there6]) = (end(1), end(2));
-    let near = End { interface: region.namespace.name(), addresses: &[&here4, &here6] };
-    let interface = format!("edge-{edge}");
-    namespace.connect(&near, &region.namespace, &End { interface: &interface, addresses: &[&there4, &there6] })?;
-    let number = region.number;
-    namespace
-        .ip(&format!("route add 198.18.{number}.0/24 via 198.18.{net}.2\nroute add fd00:18:{number}::/64 via fd00:18:{net}::2\n"))
-}
-
-/// The router's definitions as the lab has them; they are those of the file, which this keeps so.
-fn router_values() -> [(&'static str, &'static str); 5] {
-    [
-        ("ROUTER_ID", "198.18.1.1"),
-        ("EDGE1_V4", "198.18.4.2"),
-        ("EDGE1_V6", "fd00:18:4::2"),
-        ("EDGE2_V4", "198.18.5.2"),
-        ("EDGE2_V6", "fd00:18:5::2"),
-    ]
 }

@@ -71,14 +71,7 @@ impl Lab {
     /// Without root, or when `ip` is not installed.
     pub fn first_light() -> Result<Self> {
         let (client, edge) = (Namespace::new("client")?, Namespace::new("edge")?);
-        let mut loopback = String::new();
-        for address in STATIC_IPV4 {
-            let _ = writeln!(loopback, "address add {address}/32 dev lo");
-        }
-        for address in STATIC_IPV6 {
-            let _ = writeln!(loopback, "address add {address}/128 dev lo nodad");
-        }
-        edge.ip(&loopback)?;
+        add_static_ips(&edge)?;
 
         let near = End { interface: "uplink", addresses: &["198.18.1.2/24", "fd00:18:1::2/64"] };
         let far = End { interface: "clients", addresses: &["198.18.1.1/24", "fd00:18:1::1/64"] };
@@ -91,6 +84,18 @@ impl Lab {
         let region_b = region(&edge, "region-b", 3)?;
         Ok(Self { client, edge, region_a, region_b })
     }
+}
+
+/// Puts the static IPs on the loopback interface of an edge.
+pub(super) fn add_static_ips(edge: &Namespace) -> Result<()> {
+    let mut loopback = String::new();
+    for address in STATIC_IPV4 {
+        let _ = writeln!(loopback, "address add {address}/32 dev lo");
+    }
+    for address in STATIC_IPV6 {
+        let _ = writeln!(loopback, "address add {address}/128 dev lo nodad");
+    }
+    edge.ip(&loopback)
 }
 
 /// A region on a link of its own, with the edge as its way out.

@@ -17,10 +17,12 @@ mod first_light;
 mod link;
 mod namespace;
 mod silence;
+mod site;
 
-pub use anycast::{AnycastLab, Router, Site};
+pub use anycast::{AnycastLab, Router};
 pub use bird::{Bird, Heard};
 pub use first_light::{ENDPOINTS_PER_REGION, Lab, Region, STATIC_IPV4, STATIC_IPV6};
 pub use link::End;
 pub use namespace::Namespace;
 pub use silence::{DropRule, Silence};
+pub use site::Site;
