@@ -13,6 +13,7 @@ use std::time::Duration;
 use landfall_tests::clients::{Ending, TcpSession, UdpFlow, tcp_probe};
 use landfall_tests::endpoints::{Endpoint, Mode, Spec};
 use landfall_tests::lab::{DropRule, End, Lab, Namespace};
+use landfall_tests::probers::Capture;
 use landfall_tests::process::Process;
 use landfall_tests::wait::wait_until;
 
@@ -177,6 +178,24 @@ fn endpoints_do_what_their_mode_says() {
     session.stream().set_nonblocking(true).unwrap();
     let block = vec![1; 1 << 20];
     wait_until("the sender held back", LIMIT, || session.stream().write(&block).is_err()).unwrap();
+}
+
+#[test]
+fn a_capture_tells_the_asked_address_from_any_other() {
+    let (left, right) = pair();
+    for (asked, other) in [right_addresses(), [right_addresses()[1], right_addresses()[0]]].map(|[a, b]| (any_port(a), b)) {
+        let endpoint = Endpoint::start(Some(&right), Spec::echo("seen", asked)).unwrap();
+        let probe_under = |source: IpAddr| {
+            let capture = Capture::start(&left, &[any_port(source)]).unwrap();
+            left.enter(|| tcp_probe(endpoint.address(), LIMIT)).unwrap();
+            capture.stop().unwrap()
+        };
+        let wire = probe_under(asked.ip());
+        assert!(wire.packets > 2 && wire.foreign.is_empty() && wire.missed == 0, "{wire:?}");
+        let wire = probe_under(other);
+        assert_eq!(wire.packets, 0, "{wire:?}");
+        assert!(matches!(wire.foreign[..], [(from, 3..)] if from == endpoint.address()), "{wire:?}");
+    }
 }
 
 /// Where the children of a child test are told what to do. See [`a_dying_test_process`].
