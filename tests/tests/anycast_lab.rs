@@ -18,6 +18,10 @@ use landfall_tests::wait::{self, wait_until};
 
 /// Long connections that talk all the time.
 const SESSIONS: usize = 16;
+/// An edge that leaves announces its routes at lower preference for this long first.
+const STEP_BACK: Duration = Duration::from_millis(500);
+/// The first three retransmissions of TCP, which double from 200 ms.
+const RETRANSMISSIONS: Duration = Duration::from_millis(1400);
 /// Of the client, beside the one that the load uses. The router sends it to edge 1 whatever is announced.
 const STUBBORN: &str = "198.18.1.3";
 
@@ -51,16 +55,20 @@ fn an_edge_is_drained_by_command_and_comes_back() {
                 // The sessions of edge 2 go on; those of edge 1 have been told by then.
                 wait::pass(Duration::from_millis(500));
             });
-            let rerouted: Vec<_> =
+            let mut rerouted: Vec<_> =
                 sessions.iter().filter_map(|session| Some(session.broke.as_ref()?.1 - session.last_answer)).collect();
-            let worst = rerouted.iter().max().copied().unwrap_or_default();
+            rerouted.sort_unstable();
+            let median = rerouted.get(rerouted.len() / 2).copied().unwrap_or_default();
+            let worst = rerouted.last().copied().unwrap_or_default();
             let stall = stalls.longest_since(begin);
             println!(
-                "drain: {} of {SESSIONS} long connections were rerouted; RST {worst:.1?} after the last answer",
+                "drain: {} of {SESSIONS} long connections were rerouted; RST after the last answer: median {median:.1?}, worst {worst:.1?}",
                 rerouted.len()
             );
-            // The next message comes after SPACING, and its answer is the RST.
-            assert!(worst <= SPACING * 2 + stall, "{worst:?} is more than a message and a round trip, with a stall of {stall:?}");
+            // The next message comes after SPACING, and its answer is the RST; where the router lost it while it changed its route, the
+            // answer to its retransmission is.
+            assert!(median <= SPACING * 4 + stall, "{median:?} is more than a message and a round trip, with a stall of {stall:?}");
+            assert!(worst <= RETRANSMISSIONS + stall, "{worst:?}, with a stall of {stall:?}");
             for session in sessions.iter_mut().filter(|session| session.broke.is_none()) {
                 session.session.exchange(b"still there?").unwrap();
             }
@@ -101,7 +109,7 @@ fn what_the_router_still_sends_is_served_until_the_drain_timeout() {
     late.exchange(b"as before").unwrap();
     let (ending, _) = session.wait_end(LIMIT).unwrap();
     let took = begin.elapsed();
-    let allowed = SHUTDOWN_WAIT + DRAIN_TIMEOUT + Duration::from_millis(500) + stalls.longest_since(begin);
+    let allowed = SHUTDOWN_WAIT + DRAIN_TIMEOUT + STEP_BACK + Duration::from_millis(200) + stalls.longest_since(begin);
     println!("terminated: a connection that the router still sent was reset after {took:.2?}, {ending:?}; allowed {allowed:.2?}");
     assert_eq!(ending, Ending::Reset);
     assert!(took >= SHUTDOWN_WAIT + DRAIN_TIMEOUT && took <= allowed, "{took:?}");

@@ -63,7 +63,7 @@ fn an_address_that_is_not_on_the_host_is_not_announced() {
     println!("missing on lo: {entry}");
     assert_eq!(entry["state"], "withdrawn");
     let reason = entry["reason"].as_str().unwrap();
-    assert!(reason.contains(&format!("ip address add {missing}/32 dev lo")), "the cure is not in {reason:?}");
+    assert!(reason.contains(&format!("ip addr add {missing} dev lo")), "the cure is not in {reason:?}");
     println!("the other address: {}, next hops {:?}", said(&mut scene, 1, here), scene.lab.next_hops(here).unwrap());
 
     scene.lab.edges[0].namespace.ip(&format!("address add {missing}/32 dev lo\n")).unwrap();
