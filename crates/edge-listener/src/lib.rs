@@ -14,6 +14,7 @@
 pub mod access;
 pub mod account;
 pub mod bind;
+pub mod client_ip;
 pub mod edge;
 pub mod find;
 mod flow;

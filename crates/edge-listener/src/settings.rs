@@ -10,7 +10,7 @@ use std::{
 
 use endpoint_group::{Affinity, Name, Protocol};
 
-use crate::access::Access;
+use crate::{access::Access, client_ip::ClientIp};
 
 /// What every listener of this edge shares.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub struct TcpSettings {
     pub connect_attempts: NonZeroUsize,
     /// What becomes of connections to an endpoint that turns unhealthy.
     pub on_unhealthy: OnUnhealthy,
+    /// Whether the endpoint is told who the client is.
+    pub client_ip: ClientIp,
     /// The largest segment that either side may send to this host; `None` leaves it to the route.
     pub mss: Option<u16>,
 }
@@ -66,6 +68,8 @@ pub struct UdpSettings {
     pub idle_timeout: Duration,
     /// What becomes of flows to an endpoint that turns unhealthy.
     pub on_unhealthy: OnUnhealthy,
+    /// Whether the endpoint is told who the client is.
+    pub client_ip: ClientIp,
 }
 
 /// What becomes of flows to an endpoint that turns unhealthy while there is somewhere to go.

@@ -4,8 +4,8 @@
 
 use std::{net::SocketAddr, num::NonZeroUsize, path::Path, time::Duration};
 
-use edge_listener::access::Access;
 use edge_listener::settings::{Limits, ListenerSettings, OnUnhealthy, UdpSettings};
+use edge_listener::{access::Access, client_ip::ClientIp};
 use endpoint_group::{
     Affinity, Dial, Endpoint, EndpointGroup, MinHealthy, Name, Weight, WhenAllUnhealthy, model::FailbackPolicy,
 };
@@ -82,7 +82,7 @@ fn the_design_s_example_means_what_it_says() {
                 ports: vec![7000..=7000, 7100..=7199],
                 affinity: Affinity::None,
                 tcp: None,
-                udp: Some(UdpSettings { idle_timeout: second(30), on_unhealthy: OnUnhealthy::Leave }),
+                udp: Some(UdpSettings { idle_timeout: second(30), on_unhealthy: OnUnhealthy::Leave, client_ip: ClientIp::None }),
                 access: Access::default(),
                 limits: Limits {
                     max_flows: 200_000,
@@ -220,9 +220,7 @@ fn what_comes_later_is_refused_not_ignored() {
         (E, "crash_grace = \"1s\"", "edge.crash_grace", LATER),
         (L, "forwarding = \"kernel\"", "forwarding", LATER),
         (L, "tcp = \"passthrough\"", "tcp", LATER),
-        (L, "client_ip = \"proxy_v2\"", "client_ip", LATER),
         (L, "client_ip = \"transparent\"", "client_ip", LATER),
-        (L, "proxy_v2_every = 1", "proxy_v2_every", LATER),
         (L, "unanswered_timeout = \"1s\"", "unanswered_timeout", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),
         (G, "via = \"x\"", "via", LATER),
@@ -292,6 +290,8 @@ fn listeners_refuse() {
         (L, "when_all_unhealthy = \"open\"", "when_all_unhealthy", "unknown value"),
         (L, "connect_timeout = \"0s\"", "connect_timeout", "too short"),
         (L, "connect_attempts = 0", "connect_attempts", "out of range"),
+        (L, "client_ip = \"proxy_v1\"", "client_ip", "unknown value"),
+        (L, "client_ip = \"proxy_v2_every\"", "client_ip", "does not serve udp"),
         (L, "tcp_mss = 87", "tcp_mss", "out of range"),
         (L, "tcp_mss = 32768", "tcp_mss", "out of range"),
         (L, "limits = { max_flows = 0 }", "limits.max_flows", "out of range"),
@@ -523,7 +523,7 @@ fn a_config_survives_being_written_out() {
     let rich = file(
         "",
         "workers = 3\nfast_path = \"off\"\ncontrol = \"/tmp/a \\\"b\\\".sock\"\nadmin = \"[::1]:9\"",
-        "protocol = \"tcp_udp\"\nports = [\"80-90\"]\nidle_timeout = { tcp = \"1h 30m\" }\non_unhealthy = { udp = \"keep\" }\ntcp_mss = 1400\nlimits = { max_flows_per_client = 9, new_flows_per_client_per_second = 7 }\nallow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\ndeny = [\"203.0.113.9\"]\nforwarding = \"user\"\nclient_affinity = \"source_ip\"\nwhen_all_unhealthy = \"fail_closed\"",
+        "protocol = \"tcp_udp\"\nports = [\"80-90\"]\nidle_timeout = { tcp = \"1h 30m\" }\non_unhealthy = { udp = \"keep\" }\ntcp_mss = 1400\nclient_ip = \"proxy_v2_every\"\nlimits = { max_flows_per_client = 9, new_flows_per_client_per_second = 7 }\nallow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\ndeny = [\"203.0.113.9\"]\nforwarding = \"user\"\nclient_affinity = \"source_ip\"\nwhen_all_unhealthy = \"fail_closed\"",
         &format!("{GROUP}\nregion = \"öst\"\ntraffic_dial = 33.333\nmin_healthy = \"25%\"\nhealth_check = {{ send = \"\\u0000\\\"x\", expect = \"hex:6865783a\", interval = \"1s 1ms\" }}"),
     )
     .replacen("hash_seed = 7", "hash_seed = \"0x9e3779b97f4a7c15\"", 1);

@@ -127,6 +127,11 @@ impl Acceptor {
         if routes.must_leave(self.listener, id, settings.on_unhealthy) {
             return CloseReason::EndpointGone;
         }
+        if let Some(header) = settings.client_ip.header(Protocol::Tcp, from, self.address)
+            && !endpoint.begins_with(&header)
+        {
+            return CloseReason::EndpointReset;
+        }
         let relay = relay::Relay {
             client: &client,
             endpoint: &endpoint,

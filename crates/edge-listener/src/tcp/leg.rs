@@ -19,6 +19,13 @@ impl Leg {
         Self { stream, finished: false }
     }
 
+    /// Sends `header` as the very first bytes; whether the connection took it.
+    ///
+    /// Straight to the kernel, whose send buffer is empty: the runtime holds a new socket for not writable until its next turn.
+    pub fn begins_with(&self, header: &[u8]) -> bool {
+        SockRef::from(&self.stream).send(header).is_ok_and(|sent| sent == header.len())
+    }
+
     /// Says that no more bytes will come (FIN).
     pub fn end_of_stream(&self) -> io::Result<()> {
         SockRef::from(&self.stream).shutdown(Shutdown::Write)

@@ -4,7 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io::{self, Read},
+    io::{self, IoSlice, Read},
     net::SocketAddr,
     rc::Rc,
 };
@@ -21,6 +21,7 @@ use tokio::{
 use super::receive::Receiver;
 use crate::{
     account::Direction,
+    client_ip::ClientIp,
     flow::OpenFlow,
     reasons::{CloseReason, DropReason, is_descriptors, is_local},
 };
@@ -39,6 +40,10 @@ pub(crate) struct Flow {
     /// Wakes the reply task when `upstream` was replaced.
     moved: Notify,
     last: Cell<Instant>,
+    /// What tells the endpoint who the client is.
+    header: Option<Box<[u8]>>,
+    /// Whether this endpoint has been told, or was about to be.
+    introduced: Cell<bool>,
     open: OpenFlow,
 }
 
@@ -75,6 +80,8 @@ pub(crate) fn open(receiver: &Rc<Receiver>, client: SocketAddr) -> Option<Rc<Flo
         upstream: RefCell::new(upstream),
         moved: Notify::new(),
         last: Cell::new(Instant::now()),
+        header: receiver.settings.client_ip.header(Protocol::Udp, client, receiver.address),
+        introduced: Cell::new(false),
         open,
     });
     tokio::task::spawn_local(replies(Rc::clone(receiver), Rc::clone(&flow)));
@@ -126,7 +133,9 @@ impl Flow {
             self.leave(receiver, endpoint);
         }
         let upstream = self.upstream.borrow();
-        match send(&upstream.socket, datagram) {
+        let every = receiver.settings.client_ip == ClientIp::ProxyV2Every;
+        let header = self.header.as_deref().filter(|_| every || !self.introduced.replace(true)).unwrap_or_default();
+        match send(&upstream.socket, header, datagram) {
             Ok(()) => receiver.counters.forward(Direction::ToEndpoint, datagram.len(), 1),
             Err(error) => receiver.counters.count_drop(self.failed(receiver, upstream.endpoint, &error)),
         }
@@ -144,6 +153,7 @@ impl Flow {
         tracing::debug!(client = %self.client, to = %receiver.address, endpoint = upstream.endpoint.index(), "flow moved");
         self.open.pin(&receiver.worker, upstream.endpoint);
         self.upstream.replace(upstream);
+        self.introduced.set(false);
         receiver.counters.moved();
         self.moved.notify_one();
     }
@@ -168,10 +178,14 @@ impl Flow {
 /// Sends; an error that an earlier datagram caused is taken off the socket first and does not cost this one.
 ///
 /// Straight to the kernel: the runtime holds a new socket for not writable until its next turn, which would cost the first datagram.
-fn send(socket: &UdpSocket, datagram: &[u8]) -> io::Result<()> {
+fn send(socket: &UdpSocket, header: &[u8], datagram: &[u8]) -> io::Result<()> {
     let socket = SockRef::from(socket);
-    match socket.send(datagram) {
-        Err(error) if is_icmp(&error) => socket.send(datagram).map(drop),
+    let send = || match header {
+        [] => socket.send(datagram),
+        header => socket.send_vectored(&[IoSlice::new(header), IoSlice::new(datagram)]),
+    };
+    match send() {
+        Err(error) if is_icmp(&error) => send().map(drop),
         sent => sent.map(drop),
     }
 }

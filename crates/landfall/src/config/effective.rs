@@ -7,6 +7,7 @@ use std::{
 };
 
 use ::anycast::{decide::WhenIsolated, reconcile::Carrier};
+use edge_listener::client_ip::ClientIp;
 use edge_listener::settings::{OnUnhealthy, TcpSettings, UdpSettings};
 use endpoint_group::{Affinity, Endpoint, EndpointGroup, MinHealthy, Protocol as Transport, WhenAllUnhealthy};
 use health_checker::{Expect, ProbeKind, preset::Protocol, tls::TlsSettings};
@@ -99,7 +100,13 @@ fn write_listener(out: &mut String, config: &Config, listener: &Listener) -> fmt
     writeln!(out, "client_affinity = {}", quoted(affinity))?;
     write_protocols(out, settings.tcp.as_ref(), settings.udp.as_ref())?;
     writeln!(out, "when_all_unhealthy = {}", quoted(when_all_unhealthy))?;
-    writeln!(out, "forwarding = {}\nclient_ip = \"none\"", quoted(forwarding))?;
+    let client_ip = settings.udp.as_ref().map(|udp| udp.client_ip).or(settings.tcp.as_ref().map(|tcp| tcp.client_ip));
+    let client_ip = match client_ip.unwrap_or_default() {
+        ClientIp::None => "none",
+        ClientIp::ProxyV2 => "proxy_v2",
+        ClientIp::ProxyV2Every => "proxy_v2_every",
+    };
+    writeln!(out, "forwarding = {}\nclient_ip = {}", quoted(forwarding), quoted(client_ip))?;
     write!(out, "limits = {{ max_flows = {}", settings.limits.max_flows)?;
     if let Some(most) = settings.limits.max_flows_per_client {
         write!(out, ", max_flows_per_client = {most}")?;

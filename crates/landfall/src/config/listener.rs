@@ -2,8 +2,8 @@
 
 use std::{num::NonZeroUsize, ops::RangeInclusive, time::Duration};
 
-use edge_listener::access::Access;
 use edge_listener::settings::{ListenerSettings, OnUnhealthy, TcpSettings, UdpSettings};
+use edge_listener::{access::Access, client_ip::ClientIp};
 use endpoint_group::{Affinity, Name, Protocol, WhenAllUnhealthy};
 use ipnet::IpNet;
 
@@ -108,21 +108,21 @@ fn read(item: &Item<'_>, report: &Report) -> Option<RawListener> {
     // Without a readable protocol its keys are read as if both were served, and nothing is served.
     let serves = protocol.unwrap_or(Serves { tcp: true, udp: true });
     let ports = read_ports(&mut section, report);
+    let client_ip = read_client_ip(&mut section, report, serves);
     let affinities = [("none", Affinity::None), ("source_ip", Affinity::SourceIp)];
     let affinity = section.get("client_affinity", |item| values::choice(item, &affinities, &[])).unwrap_or_default();
-    let (tcp, udp) = read_protocols(&mut section, report, serves);
+    let (tcp, udp) = read_protocols(&mut section, report, serves, client_ip);
     let (tcp, udp) = if protocol.is_some() { (tcp, udp) } else { (None, None) };
     let outcomes = [("fail_open", WhenAllUnhealthy::FailOpen), ("fail_closed", WhenAllUnhealthy::FailClosed)];
     let when_all_unhealthy = section.get("when_all_unhealthy", |item| values::choice(item, &outcomes, &[])).unwrap_or_default();
     let paths = [("auto", Forwarding::Auto), ("user", Forwarding::User)];
     let forwarding = section.get("forwarding", |item| values::choice(item, &paths, &["kernel"])).unwrap_or_default();
-    section.get("client_ip", |item| values::choice(item, &[("none", ())], &["proxy_v2", "transparent"]));
     let limits = limits::read(&mut section);
     let access = read_access(&mut section);
     let groups = read_groups(&mut section, report);
     let orders = [("listed", Proximity::Listed), ("latency", Proximity::Latency)];
     let proximity = section.get("proximity", |item| values::choice(item, &orders, &[])).unwrap_or_default();
-    section.later(&["proxy_v2_every", "unanswered_timeout", "reset_spread"]);
+    section.later(&["unanswered_timeout", "reset_spread"]);
     section.finish();
     Some(RawListener {
         at: item.at.clone(),
@@ -170,7 +170,24 @@ pub(super) fn shown(range: &RangeInclusive<u16>) -> String {
     if range.start() == range.end() { range.start().to_string() } else { format!("{}-{}", range.start(), range.end()) }
 }
 
-fn read_protocols(section: &mut Section<'_>, report: &Report, serves: Serves) -> (Option<TcpSettings>, Option<UdpSettings>) {
+/// `client_ip`: one word for both protocols.
+fn read_client_ip(section: &mut Section<'_>, report: &Report, serves: Serves) -> ClientIp {
+    let words = [("none", ClientIp::None), ("proxy_v2", ClientIp::ProxyV2), ("proxy_v2_every", ClientIp::ProxyV2Every)];
+    let Some(item) = section.item("client_ip") else { return ClientIp::None };
+    let client_ip = item.read(|item| values::choice(item, &words, &["transparent"])).unwrap_or_default();
+    if client_ip == ClientIp::ProxyV2Every && !serves.udp {
+        report
+            .error(&item.at, Fault::new("a header on every datagram, and the listener does not serve udp", "write \"proxy_v2\""));
+    }
+    client_ip
+}
+
+fn read_protocols(
+    section: &mut Section<'_>,
+    report: &Report,
+    serves: Serves,
+    client_ip: ClientIp,
+) -> (Option<TcpSettings>, Option<UdpSettings>) {
     let idle = per_protocol(section, report, serves, "idle_timeout", |item, _| values::duration(item));
     let leave = per_protocol(section, report, serves, "on_unhealthy", on_unhealthy);
     let mut tcp_key = |key: &'static str| {
@@ -191,11 +208,13 @@ fn read_protocols(section: &mut Section<'_>, report: &Report, serves: Serves) ->
         connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(1)),
         connect_attempts: connect_attempts.unwrap_or(const { NonZeroUsize::MIN.saturating_add(2) }),
         on_unhealthy: leave.tcp.unwrap_or(OnUnhealthy::Leave),
+        client_ip,
         mss,
     };
     let udp = UdpSettings {
         idle_timeout: idle.udp.unwrap_or(Duration::from_secs(30)),
         on_unhealthy: leave.udp.unwrap_or(OnUnhealthy::Leave),
+        client_ip,
     };
     (serves.tcp.then_some(tcp), serves.udp.then_some(udp))
 }

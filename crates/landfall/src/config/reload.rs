@@ -72,6 +72,7 @@ fn listener_keys(old: &Listener, new: &Listener) -> Vec<&'static str> {
     note("forwarding", old.forwarding != new.forwarding);
     note("limits", from.limits != to.limits);
     if let (Some(from), Some(to)) = (&from.tcp, &to.tcp) {
+        note("client_ip", from.client_ip != to.client_ip);
         note("idle_timeout.tcp", from.idle_timeout != to.idle_timeout);
         note("on_unhealthy.tcp", from.on_unhealthy != to.on_unhealthy);
         note("connect_timeout", from.connect_timeout != to.connect_timeout);
@@ -79,6 +80,9 @@ fn listener_keys(old: &Listener, new: &Listener) -> Vec<&'static str> {
         note("tcp_mss", from.mss != to.mss);
     }
     if let (Some(from), Some(to)) = (&from.udp, &to.udp) {
+        if new.settings.tcp.is_none() {
+            note("client_ip", from.client_ip != to.client_ip);
+        }
         note("idle_timeout.udp", from.idle_timeout != to.idle_timeout);
         note("on_unhealthy.udp", from.on_unhealthy != to.on_unhealthy);
     }
