@@ -206,6 +206,22 @@ fn nothing_is_announced_before_the_edge_is_ready_and_all_ends_in_order() {
 }
 
 #[test]
+fn a_second_signal_ends_the_wait_for_the_routes() {
+    let scene = Scene::whole("disabled;");
+    let _endpoint = scene.endpoint();
+    let text = scene.config("").replace("shutdown_wait = \"500ms\"", "shutdown_wait = \"10m\"");
+    let mut edge = Edge::launch(Some(&scene.host), &text).unwrap();
+    scene.wait_routes(&[V4, V6]);
+    edge.signal(libc::SIGTERM).unwrap();
+    scene.wait_routes(&[V4_LOW]);
+    edge.signal(libc::SIGHUP).unwrap();
+    edge.wait_for_log("SIGHUP reloads nothing", LIMIT).unwrap();
+    edge.signal(libc::SIGTERM).unwrap();
+    assert_eq!(edge.wait_exit(LIMIT).unwrap().code(), Some(0));
+    scene.wait_routes(&[]);
+}
+
+#[test]
 fn the_routes_die_with_the_process_and_do_not_come_back_before_it_is_ready() {
     for disabled in ["disabled;", ""] {
         let scene = Scene::whole(disabled);

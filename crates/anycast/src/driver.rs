@@ -11,13 +11,18 @@ use crate::{
     State,
     bird::{Bird, BirdError},
     device::Link,
-    reconcile::{Carrier, Protocols, commands},
+    reconcile::{Carrier, Command, Protocols, commands},
 };
 
 /// The pause between two looks while nothing happens.
 pub const LOOK: Duration = Duration::from_millis(200);
 /// The pause between two attempts to connect.
 pub const RECONNECT: Duration = Duration::from_millis(250);
+
+/// Commands that changed nothing are repeated at this many looks in a row, and then at every [`SELDOM`]th.
+const EAGER: u32 = 3;
+/// See [`EAGER`].
+const SELDOM: u32 = 5;
 
 /// What is to be said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub struct Driver<L> {
     carriers: Vec<Carrier>,
     link: L,
     link_up: bool,
+    /// For each carrier, how many looks in a row have found it other than wanted.
+    unsettled: Vec<u32>,
     wanted: watch::Receiver<Wanted>,
     report: watch::Sender<Report>,
 }
@@ -71,7 +78,8 @@ impl<L: Link> Driver<L> {
             carried_out: 0,
         };
         let (report, reports) = watch::channel(start);
-        (Self { socket, carriers, link, link_up: false, wanted, report }, reports)
+        let unsettled = vec![0; carriers.len()];
+        (Self { socket, carriers, link, link_up: false, unsettled, wanted, report }, reports)
     }
 
     /// Runs until nobody wants anything any more: until the other end of `wanted` is dropped.
@@ -94,6 +102,7 @@ impl<L: Link> Driver<L> {
 
     /// Serves until the connection fails; `None` if nobody wants anything any more.
     async fn serve(&mut self, mut bird: Bird) -> Option<BirdError> {
+        self.unsettled.fill(0);
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             if let Err(error) = self.round(&mut bird, &wanted).await {
@@ -102,7 +111,10 @@ impl<L: Link> Driver<L> {
             tokio::select! {
                 error = bird.closed() => return Some(error),
                 () = time::sleep(LOOK) => {}
-                changed = self.wanted.changed() => if changed.is_err() { return None },
+                changed = self.wanted.changed() => match changed {
+                    Ok(()) => self.unsettled.fill(0),
+                    Err(_) => return None,
+                },
             }
         }
     }
@@ -120,8 +132,16 @@ impl<L: Link> Driver<L> {
         for withdraw in [true, false] {
             for (index, (carrier, &state)) in self.carriers.iter().zip(&wanted.states).enumerate() {
                 if (state == State::Withdrawn) == withdraw {
-                    let (tried, problem) = carry_out(bird, carrier, state, &protocols).await?;
-                    sent |= tried;
+                    let missing = commands(carrier, state, &protocols);
+                    let unsettled = &mut self.unsettled[index];
+                    *unsettled = if missing.is_empty() { 0 } else { unsettled.saturating_add(1) };
+                    if *unsettled > EAGER && !unsettled.is_multiple_of(SELDOM) {
+                        // It was refused, or undone by somebody else: said once a second, and no more.
+                        problems[index] = self.report.borrow().problems[index].clone().or(problems[index].take());
+                        continue;
+                    }
+                    sent |= !missing.is_empty();
+                    let problem = carry_out(bird, &missing).await?;
                     problems[index] = problem.or(problems[index].take());
                 }
             }
@@ -208,23 +228,15 @@ fn count(changes: &mut [[u64; 3]], from: &[State], to: &[State]) {
     }
 }
 
-/// Sends what is missing for one static IP. Whether anything was sent, and what hinders it.
-async fn carry_out(
-    bird: &mut Bird,
-    carrier: &Carrier,
-    wanted: State,
-    protocols: &Protocols,
-) -> Result<(bool, Option<String>), BirdError> {
-    let mut sent = false;
-    for command in commands(carrier, wanted, protocols) {
-        tracing::info!(%command, "tells BIRD");
-        sent = true;
-        match bird.command(&command).await {
-            Ok(()) => {}
+/// Sends commands in their order; what hinders them.
+async fn carry_out(bird: &mut Bird, commands: &[Command<'_>]) -> Result<Option<String>, BirdError> {
+    for command in commands {
+        match bird.command(command).await {
+            Ok(()) => tracing::info!(%command, "told BIRD"),
             Err(error) if error.is_fatal() => return Err(error),
             // What would follow rests on it.
-            Err(error) => return Ok((sent, Some(error.to_string()))),
+            Err(error) => return Ok(Some(error.to_string())),
         }
     }
-    Ok((sent, None))
+    Ok(None)
 }

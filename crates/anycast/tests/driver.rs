@@ -318,8 +318,19 @@ async fn a_refusal_costs_no_route() {
     scene.want(Depreferred, Withdrawn);
     scene.until(|report| report.problems[0].as_ref().is_some_and(|problem| problem.contains("8007 Access denied"))).await;
     assert_eq!(scene.reports.borrow().states, [Announced, Withdrawn]);
+    // Tried again, but not at every look, and without a report at every try.
+    scene.world.take_log();
+    scene.reports.borrow_and_update();
+    assert!(timeout(Duration::from_secs(20), scene.reports.changed()).await.is_err(), "{:?}", scene.reports.borrow());
+    let tries = scene.world.take_log().len();
+    assert!((20..=23).contains(&tries), "{tries} tries in 20 s");
+    // Another wish is not made to wait.
+    scene.want(Withdrawn, Withdrawn);
+    assert!(scene.until_said(Withdrawn, Withdrawn).await < LOOK);
+    scene.want(Depreferred, Withdrawn);
+    scene.until(|report| report.problems[0].is_some()).await;
     scene.world.with(|inside| inside.refuses = None);
-    scene.until_said(Depreferred, Withdrawn).await;
+    assert!(scene.until_said(Depreferred, Withdrawn).await <= Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]
