@@ -11,7 +11,7 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-use crate::{control::driver::Control, control::status::Status, metrics::Metrics};
+use crate::{control::handle::Control, control::status::Status, metrics::Metrics};
 
 /// A control loop that has not answered for this long is stuck.
 const PATIENCE: Duration = Duration::from_secs(2);

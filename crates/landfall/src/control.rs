@@ -6,13 +6,14 @@
 //! | channel | from → to | depth | when full |
 //! |---|---|---|---|
 //! | reports | checker → loop | see `health_checker::driver` | probes wait, none is lost |
-//! | commands | admin, socket, signals → loop | [`driver::COMMANDS`] | the asker waits |
+//! | commands | admin, socket, signals → loop | [`handle::COMMANDS`] | the asker waits |
 //! | announcements wanted, and reported | loop → BIRD's driver, and back | the latest | replaced |
 //! | routing table | loop → workers | the latest | replaced |
 
 pub mod announcer;
 pub mod driver;
 pub mod endpoints;
+pub mod handle;
 pub mod history;
 pub mod names;
 pub mod proximity;

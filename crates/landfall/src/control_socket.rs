@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     control::{
-        driver::{Control, Order},
+        handle::{Control, Order},
         status::Status,
     },
     explain::Explanation,

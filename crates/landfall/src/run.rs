@@ -18,8 +18,9 @@ use crate::{
     config::{Config, Host},
     control::{
         announcer,
-        driver::{self, Control, Loop},
+        driver::Loop,
         endpoints::Exhausted,
+        handle::{self, Control},
         names::Names,
         state::State,
     },
@@ -123,7 +124,7 @@ impl Accelerator {
         // What is bound is ours: no other edge of this host has the device.
         let announcer = anycast.map(|anycast| announcer::announcer(names.file(), &anycast, metrics.clone())).transpose()?;
         let (announcer, announcements) = announcer.unzip();
-        let (control, commands) = driver::control(edge.finder().clone());
+        let (control, commands) = handle::control(edge.finder().clone());
         let control_loop = Loop {
             config_path: path,
             host,

@@ -1,0 +1,157 @@
+//! What can be asked of the control loop, and the handle to ask it with.
+
+use std::time::Duration;
+
+use edge_listener::Finder;
+use endpoint_group::{EndpointId, FlowKey};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{endpoints::Exhausted, status::Status};
+use crate::{
+    config::LoadError,
+    explain::{self, ExplainError, Explanation},
+};
+
+/// Commands that wait for the loop; askers beyond it wait to ask.
+pub const COMMANDS: usize = 64;
+
+/// A question or an order to the loop.
+#[derive(Debug)]
+pub enum Command {
+    /// What `/status` says.
+    Status(oneshot::Sender<Status>),
+    /// Read the file again.
+    Reload(oneshot::Sender<Result<String, ReloadError>>),
+    /// Where a flow goes, or would go if it began now; with the endpoint that it is pinned to, if it exists.
+    Explain(FlowKey, Option<EndpointId>, oneshot::Sender<Result<Explanation, ExplainError>>),
+    /// Change what an operator may change while the edge runs.
+    Order(Order, oneshot::Sender<Result<String, OrderError>>),
+    /// The edge stops: answer no more that it is ready, withdraw the routes, and answer when they are gone. Flows are the forwarding
+    /// path's to drain.
+    Stop(oneshot::Sender<()>),
+}
+
+/// What an operator may change while the edge runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Sets an endpoint's weight until the one in the file changes.
+    Weight {
+        /// Its name.
+        endpoint: String,
+        /// 0 to 255.
+        weight: u8,
+    },
+    /// No new flows for an endpoint; those it has may go on, or end after a while.
+    DrainEndpoint {
+        /// Its name.
+        endpoint: String,
+        /// After this the flows that are left must leave.
+        reset_after: Option<Duration>,
+    },
+    /// An endpoint takes new flows again.
+    UndrainEndpoint {
+        /// Its name.
+        endpoint: String,
+    },
+    /// The edge says that it is not ready, so that whatever sends it traffic goes elsewhere; what comes all the same is served.
+    DrainEdge,
+    /// The edge is ready again.
+    UndrainEdge,
+}
+
+/// Why an order changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OrderError {
+    /// There is no such endpoint.
+    #[error("there is no endpoint {name:?}; {}", match .nearest { Some(nearest) => format!("did you mean {nearest:?}?"), None => "`landfall status` lists them".to_owned() })]
+    NoSuchEndpoint {
+        /// As given.
+        name: String,
+        /// One that is spelled alike.
+        nearest: Option<String>,
+    },
+    /// The loop has ended.
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
+/// Why a flow was not explained.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// There can be no such flow.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    /// The loop has ended.
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
+/// Why a reload changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file is bad.
+    #[error("{0}")]
+    Load(#[from] LoadError),
+    /// The file changes what a running edge cannot.
+    #[error("these keys cannot change while the edge runs: {}; restart it, or put them back", .0.join(", "))]
+    RestartNeeded(Vec<String>),
+    /// No endpoint id is left.
+    #[error(transparent)]
+    Exhausted(#[from] Exhausted),
+    /// The loop has ended.
+    #[error("the edge is stopping")]
+    Stopping,
+}
+
+/// A handle to the loop.
+#[derive(Debug, Clone)]
+pub struct Control {
+    commands: mpsc::Sender<Command>,
+    finder: Finder,
+}
+
+impl Control {
+    /// What `/status` says; `None` once the loop has ended.
+    pub async fn status(&self) -> Option<Status> {
+        let (answer, status) = oneshot::channel();
+        self.commands.send(Command::Status(answer)).await.ok()?;
+        status.await.ok()
+    }
+
+    /// Where `flow` goes by what this edge knows now, and where it is pinned if it exists.
+    pub async fn explain(&self, flow: FlowKey) -> Result<Explanation, AskError> {
+        let flow = explain::canonical(&flow);
+        let pinned = self.finder.find(&flow).await;
+        let (answer, explanation) = oneshot::channel();
+        self.commands.send(Command::Explain(flow, pinned, answer)).await.map_err(|_| AskError::Stopping)?;
+        Ok(explanation.await.map_err(|_| AskError::Stopping)??)
+    }
+
+    /// Reads the file again and applies it whole, or says why not and changes nothing.
+    pub async fn reload(&self) -> Result<String, ReloadError> {
+        let (answer, result) = oneshot::channel();
+        self.commands.send(Command::Reload(answer)).await.map_err(|_| ReloadError::Stopping)?;
+        result.await.map_err(|_| ReloadError::Stopping)?
+    }
+
+    /// Carries out an order; what was done, in words.
+    pub async fn order(&self, order: Order) -> Result<String, OrderError> {
+        let (answer, result) = oneshot::channel();
+        self.commands.send(Command::Order(order, answer)).await.map_err(|_| OrderError::Stopping)?;
+        result.await.map_err(|_| OrderError::Stopping)?
+    }
+
+    /// Makes `/readyz` say no, and withdraws the routes, for good. What is returned resolves when no route is left.
+    pub async fn stop(&self) -> oneshot::Receiver<()> {
+        let (gone, waiting) = oneshot::channel();
+        // Err: the loop has ended, and nothing says yes any more.
+        let _ = self.commands.send(Command::Stop(gone)).await;
+        waiting
+    }
+}
+
+/// A handle, and the loop's end of it. `finder` asks the workers where their flows are.
+pub fn control(finder: Finder) -> (Control, mpsc::Receiver<Command>) {
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    (Control { commands, finder }, receiver)
+}
