@@ -6,16 +6,18 @@ use std::time::Duration;
 use crate::command::{self, Ended};
 use crate::edge::Edge;
 use crate::endpoints::{Endpoint, Spec};
-use crate::lab::{AnycastLab, Lab, STATIC_IPV4, STATIC_IPV6};
+use crate::lab::{AnycastLab, Heard, Lab, STATIC_IPV4, STATIC_IPV6};
 use crate::probers::{Probers, Report};
 use crate::{Failure, Result, wait};
 
 /// The port of the only listener and of the endpoints.
 pub const PORT: u16 = 7000;
-/// `shutdown_wait` in [`CONFIG`].
+/// `shutdown_wait` in [`CONFIG`]: from the step back to the withdrawal, and from there to the end of accepting.
 pub const SHUTDOWN_WAIT: Duration = Duration::from_millis(500);
 /// `drain_timeout` in [`CONFIG`].
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// From SIGTERM until what is left is ended: a step back, the withdrawal, the end of accepting, the drain.
+pub const STOP: Duration = Duration::from_millis(2 * 500 + 1000);
 /// `isolated_hold` in [`CONFIG`].
 pub const ISOLATED_HOLD: Duration = Duration::from_secs(1);
 /// How long `landfall` may take to see what BIRD does.
@@ -146,6 +148,15 @@ impl Scene {
     /// When it does not run.
     pub fn edge(&mut self, number: u8) -> &mut Edge {
         self.edges[index(number)].as_mut().unwrap_or_else(|| panic!("edge {number} does not run"))
+    }
+
+    /// What the router has heard from each edge, over IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// When the router's BIRD does not answer.
+    pub fn heard(&self) -> Result<[[Option<Heard>; 2]; 2]> {
+        let [first, second] = &self.lab.edges;
+        Ok([self.lab.heard(first)?, self.lab.heard(second)?])
     }
 
     /// Gives a command such as `drain` to edge `number`.

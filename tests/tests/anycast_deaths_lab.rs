@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use landfall_tests::anycast::{BFD, LIMIT, Scene, config_with_probes};
+use landfall_tests::anycast::{BFD, LIMIT, Scene, config_with_probes, static_ips};
 use landfall_tests::lab::Heard;
 use landfall_tests::probers::{Report, SPACING};
 use landfall_tests::wait::{self, wait_until};
@@ -105,6 +105,29 @@ fn the_link_of_an_edge_is_cut() {
     });
     let report = report.unwrap();
     assert_eq!((report.failed_connects(), report.moved()), (0, 0), "{report}");
+}
+
+#[test]
+fn the_link_of_an_edge_goes_silent() {
+    let mut scene = Scene::start().unwrap();
+    let mut silence = Vec::new();
+    let report = scene.under_load("link silent", |scene| {
+        let site = &scene.lab.edges[0];
+        let own = [site.address(true), site.address(false)];
+        // As when a switch between the two dies: both have carrier, and nothing arrives. From the first rule on the edge is deaf.
+        let begin = wait::now();
+        silence.push(site.namespace.drop_traffic_to_all(&[&static_ips()[..], &own].concat()).unwrap());
+        silence.push(scene.lab.router.namespace.drop_traffic_to_all(&own).unwrap());
+        scene.wait_announced(&[2]).unwrap();
+        println!("link silent: the router knew after {:.2?}", begin.elapsed());
+    });
+    let report = report.unwrap();
+    assert_gap("link silent", &report, BFD + ROUTER);
+    assert!(report.lost() > 0, "nothing was on the edge that went silent: {report}");
+    // A SYN that was lost is sent again after a second, and finds the other edge.
+    assert_eq!(report.failed_connects(), 0, "{report}");
+    drop(silence);
+    scene.wait_announced(&[1, 2]).unwrap();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use landfall_tests::edge::Edge;
@@ -67,7 +67,7 @@ impl Scene {
 }
 
 fn client() -> UdpSocket {
-    let socket = UdpSocket::bind((Ipv4Addr::from(own_address()), 0)).unwrap();
+    let socket = UdpSocket::bind((own_address(), 0)).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket
 }
