@@ -284,6 +284,8 @@ fn without_disabled_in_its_file_a_reconfiguration_of_bird_changes_no_route() {
     assert_eq!(scene.moments(), before);
     scene.command(&edge, "drain");
     scene.wait_routes(&[]);
+    let down = || scene.host.run(["ip", "-brief", "link", "show", "landfall0"]).unwrap().contains(" DOWN ");
+    wait_until("the device down", LIMIT, down).unwrap();
     // Enabled by the file; but the device is down.
     scene.ask("configure");
     assert_eq!(scene.routes(), [""; 0]);
