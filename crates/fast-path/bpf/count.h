@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/* Every packet of a listener is counted once: carried, or dropped under one reason. */
+#pragma once
+
+#include "packet.h"
+
+static __always_inline struct counts *counts_of(u32 listener)
+{
+	return bpf_map_lookup_elem(&listener_counts, &listener);
+}
+
+static __always_inline int drop(u32 listener, enum drop reason)
+{
+	struct counts *counts = counts_of(listener);
+
+	if (counts && reason < DROPS)
+		counts->drops[reason]++;
+	return TC_ACT_SHOT;
+}
+
+/* A super-packet that the device has put together counts as the datagrams that it stands for. */
+static __always_inline void count_carried(struct __sk_buff *skb, const struct packet *p, u32 listener, u32 endpoint,
+					  enum direction direction)
+{
+	struct endpoint_counts *of_endpoint = bpf_map_lookup_elem(&endpoint_counts, &endpoint);
+	struct counts *counts = counts_of(listener);
+	u64 bytes = p->odd & FRAGMENT_LATER ? p->body : p->body - sizeof(struct udphdr);
+	u64 packets = skb->gso_segs > 1 ? skb->gso_segs : 1;
+
+	direction &= 1;
+	if (counts) {
+		counts->packets[direction] += packets;
+		counts->bytes[direction] += bytes;
+	}
+	if (of_endpoint) {
+		of_endpoint->packets[direction] += packets;
+		of_endpoint->bytes[direction] += bytes;
+	}
+}

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * What the program and the process share. src/layout.rs mirrors every structure here; a test compares the sizes with
+ * those of the maps.
+ */
+#pragma once
+
+#include "uapi.h"
+
+#define SLOTS 65536
+#define PORTS 65536
+#define NO_ENDPOINT 0xffff
+#define NO_NAT 0xffff
+#define NAT_ADDRESSES 64 /* of both families together */
+
+enum direction { TO_ENDPOINT = 0, TO_CLIENT = 1 };
+
+/* An IPv6 address, or an IPv4 address mapped into ::ffff:0:0/96. In network order. */
+union address {
+	u8 byte[16];
+	u32 word[4];
+	u64 half[2];
+};
+
+/* A flow as its client sees it; ports in network order, padding zero. */
+struct flow_key {
+	union address client;
+	union address vip;
+	u16 client_port;
+	u16 vip_port;
+	u8 protocol;
+	u8 zero[3];
+};
+
+/*
+ * A flow's life: generation << 8 | state, changed only by compare-and-swap. A flow of one generation never comes back,
+ * so whoever remembers a life can tell whether the place belongs to another flow by now.
+ */
+enum state {
+	FREE = 0,	/* the port may be taken */
+	BUSY = 1,	/* one processor is filling it in, or clearing it up */
+	UNANSWERED = 2, /* the endpoint has not sent anything yet */
+	ANSWERED = 3,
+};
+
+#define STATE(life) ((life) & 0xff)
+#define GENERATION(life) ((life) >> 8)
+#define LIFE(generation, state) ((u64)(generation) << 8 | (state))
+
+/* Where a flow goes. Eight bytes, so that one store moves a flow as a whole. */
+union route {
+	struct {
+		u16 endpoint;
+		u16 port; /* the endpoint's, in network order */
+		u16 slot;
+		u16 listener;
+	};
+	u64 whole;
+};
+
+/* One cache line. Its index is NAT address << 16 | NAT port: the port is the flow. */
+struct flow {
+	u64 life;
+	u64 last; /* bpf_ktime_get_coarse_ns of the latest packet in either direction */
+	struct flow_key key;
+	union route route;
+};
+
+/* What a client's packet finds. */
+struct flow_ref {
+	u32 index;
+	u32 generation;
+};
+
+/* A listener's answers, and whom its flows must leave: endpoint_group's ListenerTable, as it stands. */
+struct table {
+	u16 slot[SLOTS];
+	u64 leaving[SLOTS / 64]; /* unless the listener keeps its flows where they are */
+	u64 ending[SLOTS / 64];
+};
+
+#define LISTENER_SOURCE_IP 1 /* client affinity: the client's address alone */
+#define LISTENER_KEEP 2	     /* flows stay at an endpoint that is unhealthy */
+#define LISTENER_CARRY_DSCP 4
+#define LISTENER_DRAINING 8 /* no new flow */
+#define LISTENER_ALLOW 16   /* only whom `allowed` has */
+#define LISTENER_DENY 32    /* nobody whom `denied` has */
+
+/* Written by the process alone. */
+struct listener {
+	u32 table; /* which of `tables` is in force */
+	u32 flags;
+	u32 access; /* the version of its lists in `allowed` and `denied` */
+	u32 max_flows;
+	u32 max_flows_per_client; /* 0: no limit */
+	u32 ring_start;		  /* of its part of `order` */
+	u32 ring_mask;
+	u32 zero;
+	u64 gap;   /* between two new flows of a client, in ns; 0: no limit */
+	u64 burst; /* how far ahead of now a client's bucket may be, in ns */
+};
+
+/* Written by the program alone. */
+struct listener_state {
+	u64 active;
+	u64 opened; /* the end of `order` */
+	u64 oldest; /* where to look for the oldest unanswered flow */
+};
+
+#define ENDPOINT_KNOWN 1
+#define ENDPOINT_V6 2
+#define ENDPOINT_OVERRIDES 4 /* `overrides` has ports of it */
+
+struct endpoint {
+	union address address;
+	u16 port; /* in network order; 0: the listener's */
+	u16 flags;
+	u32 zero;
+};
+
+struct override_key {
+	u16 endpoint;
+	u16 listener_port; /* in network order */
+};
+
+/* What one of the edge's addresses is. */
+struct own_address {
+	u16 vip; /* whether it is a static IP */
+	u16 nat; /* its number among the NAT addresses, or NO_NAT */
+};
+
+struct client_key {
+	union address client; /* an IPv6 client is its /64 */
+	u32 listener;
+	u32 zero;
+};
+
+struct client {
+	u64 flows;
+	u64 full_at; /* when its bucket of new flows is full again */
+};
+
+#define CLIENT_GONE (~0ull) /* being removed: count it no more */
+
+struct access_key {
+	u32 prefix;
+	u32 version;
+	u32 v6;
+	u32 client[4]; /* words of an address; one would be aligned to eight bytes */
+};
+
+struct fragment_key {
+	union address src;
+	union address dst;
+	u32 id;
+	u8 protocol;
+	u8 zero[3];
+};
+
+struct fragment {
+	u64 at;
+	struct flow_ref flow;
+	u32 direction;
+	u32 zero;
+};
+
+/* Why a packet was dropped. src/reasons.rs has the words. */
+enum drop {
+	DROP_FLOW_LIMIT,
+	DROP_CLIENT_FLOW_LIMIT,
+	DROP_CLIENT_RATE,
+	DROP_DENIED,
+	DROP_NO_ENDPOINT,
+	DROP_DRAINING,
+	DROP_ENDPOINT_UNREACHABLE,
+	DROP_CLIENT_UNREACHABLE,
+	DROP_TOO_BIG,
+	DROP_NO_NAT_PORT,
+	DROP_NO_FLOW,
+	DROP_NOT_FROM_ENDPOINT,
+	DROP_MALFORMED,
+	DROP_IP_OPTIONS,
+	DROP_TTL,
+	DROP_FRAGMENT_EARLY,
+	DROP_FORWARDING_OFF,
+	DROP_LOCAL_ERROR,
+	DROPS,
+};
+
+/* Why a flow ended. */
+enum end { END_TIMEOUT, END_UNANSWERED, END_EVICTED, END_SHUTDOWN, ENDS };
+
+/* One for each listener and one more for packets that belong to none. */
+struct counts {
+	u64 packets[2];
+	u64 bytes[2];
+	u64 opened;
+	u64 moved;
+	u64 icmp[2];
+	u64 ended[ENDS];
+	u64 drops[DROPS];
+};
+
+struct endpoint_counts {
+	u64 packets[2];
+	u64 bytes[2];
+	u64 refused; /* ICMP errors that came back */
+};
+
+/* An order to end a flow, valid while nothing has come since `last`. */
+struct end_order {
+	struct flow_ref flow;
+	u64 last;
+};

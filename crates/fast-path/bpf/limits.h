@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/* What a listener refuses. The reasons, and their order, are those of the path in user space. */
+#pragma once
+
+#include "count.h"
+
+static __always_inline bool is_v4(const union address *address)
+{
+	return address->half[0] == 0 && address->word[2] == swap32(0xffff);
+}
+
+static __always_inline struct client_key client_of(const struct flow_key *key, u32 listener)
+{
+	struct client_key client = { .client = key->client, .listener = listener };
+
+	if (!is_v4(&key->client))
+		client.client.half[1] = 0;
+	return client;
+}
+
+/* Whether the lists admit the client: not denied, and allowed if anyone is. */
+static __noinline bool is_admitted(const struct listener *listener, const struct flow_key *key)
+{
+	struct access_key at = { .prefix = 192, .version = listener->access, .v6 = !is_v4(&key->client) };
+	u32 flags = listener->flags;
+
+	__builtin_memcpy(at.client, &key->client, sizeof(at.client));
+	if (flags & LISTENER_DENY && bpf_map_lookup_elem(&denied, &at))
+		return false;
+	return !(flags & LISTENER_ALLOW) || bpf_map_lookup_elem(&allowed, &at);
+}
+
+/* Counts one flow more of the client, or says why not. A client that there is no room for is served. */
+static __noinline int client_admit(const struct listener *listener, const struct flow_key *key, u32 number, u64 now)
+{
+	struct client_key at = client_of(key, number);
+	struct client *client = bpf_map_lookup_elem(&clients, &at);
+	u64 flows, full_at, moment;
+
+	if (!client) {
+		struct client begun = { .flows = 1, .full_at = now + listener->gap };
+
+		if (bpf_map_update_elem(&clients, &at, &begun, BPF_NOEXIST) != -EEXIST)
+			return -1;
+		client = bpf_map_lookup_elem(&clients, &at);
+		if (!client)
+			return -1;
+	}
+	for (int i = 0; i < 4; i++) {
+		flows = READ_ONCE(client->flows);
+		if (flows == CLIENT_GONE)
+			return -1;
+		if (listener->max_flows_per_client && flows >= listener->max_flows_per_client)
+			return DROP_CLIENT_FLOW_LIMIT;
+		full_at = READ_ONCE(client->full_at);
+		moment = full_at > now ? full_at : now;
+		if (listener->gap && moment > now + listener->burst)
+			return DROP_CLIENT_RATE;
+		if (__sync_val_compare_and_swap(&client->flows, flows, flows + 1) != flows)
+			continue;
+		WRITE_ONCE(client->full_at, moment + listener->gap);
+		return -1;
+	}
+	return DROP_LOCAL_ERROR;
+}
+
+/* Counts one flow less. `refused`: it had not begun, and takes no token. The last flow takes the client out with it. */
+static __noinline int client_release(const struct listener *listener, const struct flow_key *key, u32 number, bool refused)
+{
+	struct client_key at = client_of(key, number);
+	struct client *client = bpf_map_lookup_elem(&clients, &at);
+	u64 before;
+
+	if (!client)
+		return 0;
+	before = __sync_fetch_and_sub(&client->flows, 1);
+	if (before == 0 || before == CLIENT_GONE)
+		__sync_fetch_and_add(&client->flows, 1);
+	else if (before == 1 && __sync_val_compare_and_swap(&client->flows, 0, CLIENT_GONE) == 0)
+		bpf_map_delete_elem(&clients, &at);
+	else if (refused)
+		__sync_fetch_and_sub(&client->full_at, listener->gap);
+	return 0;
+}
+
+static __always_inline bool counts_clients(const struct listener *listener)
+{
+	return listener->max_flows_per_client || listener->gap;
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/* Every map and constant. The loader sets each max_entries that is 1 here from the settings. */
+#pragma once
+
+#include "layout.h"
+
+/* Constants of one load; the loader fills them in before the program is verified. */
+const volatile u64 hash_seed = 0;
+const volatile u32 nat_v4 = 0; /* NAT addresses of IPv4 come first, */
+const volatile u32 nat_v6 = 0; /* then those of IPv6 */
+const volatile u32 nat_first = 0;
+const volatile u32 nat_count = 0; /* ports, from nat_first on */
+const volatile u32 no_listener = 0; /* where packets of no listener are counted */
+const volatile u32 strays_to_stack = 0; /* fragments without a first one may belong to a socket of this host */
+
+/* Port -> number of its listener + 1, or 0. Static IPs share it. */
+struct ports {
+	u16 listener[PORTS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct ports);
+} udp_ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 128);
+	__type(key, union address);
+	__type(value, struct own_address);
+} own_addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, NAT_ADDRESSES);
+	__type(key, u32);
+	__type(value, union address);
+} nat_addresses SEC(".maps");
+
+/* Two for each listener: one in force, one to be written next. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct table);
+} tables SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct listener);
+} listeners SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct listener_state);
+} listener_states SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct endpoint);
+} endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct override_key);
+	__type(value, u16);
+} overrides SEC(".maps");
+
+/* The process reads it as memory. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, struct flow_ref);
+} flow_refs SEC(".maps");
+
+/* Each listener's flows in the order in which they began, as a ring. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct flow_ref);
+} order SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct client_key);
+	__type(value, struct client);
+} clients SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1048576);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct access_key);
+	__type(value, u32);
+} allowed SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 1048576);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct access_key);
+	__type(value, u32);
+} denied SEC(".maps");
+
+/* LRU: losing an entry costs the rest of one datagram, and nobody has to clear up after those that are complete. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct fragment_key);
+	__type(value, struct fragment);
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct counts);
+} listener_counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct endpoint_counts);
+} endpoint_counts SEC(".maps");
+
+/* When the process was last told of an endpoint's ICMP error. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} told_at SEC(".maps");
+
+/* Endpoints that ICMP errors came from: the process probes them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} refusals SEC(".maps");

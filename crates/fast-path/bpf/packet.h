@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/* A frame becomes a packet: addresses, ports, and what is odd about it. Nothing is written. */
+#pragma once
+
+#include "maps.h"
+
+#define FRAGMENT_FIRST 1
+#define FRAGMENT_LATER 2 /* has no ports */
+#define OPTIONS 4	 /* IPv4 options, or IPv6 extension headers other than the fragment header */
+
+#define NEXT_HOPOPTS 0
+#define NEXT_ROUTING 43
+#define NEXT_FRAGMENT 44
+#define NEXT_AUTH 51
+#define NEXT_DESTOPTS 60
+#define MOST_EXTENSIONS 4
+
+struct packet {
+	union address src;
+	union address dst;
+	u16 sport; /* network order */
+	u16 dport;
+	u32 l4;	  /* offset of the transport header in the frame */
+	u32 body; /* bytes behind the IP headers */
+	u32 id;	  /* of the datagram, if it is in fragments */
+	u8 protocol;
+	u8 ttl;
+	u8 v6;
+	u8 odd;
+};
+
+/* Where a packet goes instead. */
+struct translation {
+	union address src;
+	union address dst;
+	u16 sport;
+	u16 dport;
+};
+
+enum parsed { NOT_OURS, OURS, MALFORMED };
+
+static __always_inline void map_v4(union address *to, u32 v4)
+{
+	to->half[0] = 0;
+	to->word[2] = swap32(0xffff);
+	to->word[3] = v4;
+}
+
+static __always_inline bool load(struct __sk_buff *skb, u32 offset, void *to, u32 length)
+{
+	return bpf_skb_load_bytes(skb, offset, to, length) == 0;
+}
+
+static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *p, struct own_address **own)
+{
+	struct iphdr ip;
+	u32 header, total, fragment;
+
+	if (!load(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return NOT_OURS;
+	map_v4(&p->dst, ip.daddr);
+	*own = bpf_map_lookup_elem(&own_addresses, &p->dst);
+	if (!*own || (ip.protocol != IPPROTO_UDP && ip.protocol != IPPROTO_ICMP))
+		return NOT_OURS;
+	map_v4(&p->src, ip.saddr);
+	header = ip.ihl * 4;
+	total = swap16(ip.tot_len);
+	if (ip.version != 4 || header < sizeof(ip) || total < header || ETH_HLEN + total > skb->len)
+		return MALFORMED;
+	fragment = swap16(ip.frag_off);
+	if (fragment & 0x1fff)
+		p->odd = FRAGMENT_LATER;
+	else if (fragment & 0x2000)
+		p->odd = FRAGMENT_FIRST;
+	if (header > sizeof(ip))
+		p->odd |= OPTIONS;
+	p->id = ip.id;
+	p->protocol = ip.protocol;
+	p->ttl = ip.ttl;
+	p->l4 = ETH_HLEN + header;
+	p->body = total - header;
+	return OURS;
+}
+
+static __always_inline bool is_extension(u8 next)
+{
+	return next == NEXT_HOPOPTS || next == NEXT_ROUTING || next == NEXT_DESTOPTS || next == NEXT_AUTH;
+}
+
+static __noinline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p, struct own_address **own)
+{
+	struct {
+		u8 next, length;
+		u16 offset;
+		u32 id;
+	} extension;
+	struct ipv6hdr ip;
+	u32 end, length;
+	u8 next;
+
+	if (!load(skb, ETH_HLEN, &ip, sizeof(ip)))
+		return NOT_OURS;
+	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
+	*own = bpf_map_lookup_elem(&own_addresses, &p->dst);
+	if (!*own)
+		return NOT_OURS;
+	__builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));
+	p->v6 = 1;
+	p->ttl = ip.hop_limit;
+	p->l4 = ETH_HLEN + sizeof(ip);
+	next = ip.nexthdr;
+	end = p->l4 + swap16(ip.payload_len);
+	if (ip.version != 6 || end > skb->len)
+		return MALFORMED;
+	for (int i = 0; i < MOST_EXTENSIONS; i++) {
+		if (!is_extension(next) && next != NEXT_FRAGMENT)
+			break;
+		if (p->l4 + sizeof(extension) > end || !load(skb, p->l4, &extension, sizeof(extension)))
+			return NOT_OURS;
+		length = (extension.length + 1) * 8;
+		if (next == NEXT_FRAGMENT) {
+			length = sizeof(extension);
+			p->id = extension.id;
+			if (swap16(extension.offset) & 0xfff8)
+				p->odd |= FRAGMENT_LATER;
+			else if (swap16(extension.offset) & 1)
+				p->odd |= FRAGMENT_FIRST;
+		} else if (next == NEXT_AUTH) {
+			length = (extension.length + 2) * 4;
+			p->odd |= OPTIONS;
+		} else {
+			p->odd |= OPTIONS;
+		}
+		next = extension.next;
+		p->l4 += length;
+		if (p->odd & FRAGMENT_LATER)
+			break;
+	}
+	if (next != IPPROTO_UDP && next != IPPROTO_ICMPV6)
+		return NOT_OURS;
+	if (p->l4 > end)
+		return MALFORMED;
+	p->protocol = next;
+	p->body = end - p->l4;
+	return OURS;
+}
+
+/* Fills in what a UDP header says; false if it cannot be true. */
+static __always_inline bool parse_udp(struct __sk_buff *skb, struct packet *p)
+{
+	struct udphdr udp;
+	u32 length;
+
+	if (p->body < sizeof(udp) || !load(skb, p->l4, &udp, sizeof(udp)))
+		return false;
+	p->sport = udp.source;
+	p->dport = udp.dest;
+	length = swap16(udp.len);
+	/* The first fragment states the length of the whole datagram. */
+	return length >= sizeof(udp) && (length <= p->body || p->odd & FRAGMENT_FIRST);
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/*
+ * The way out, then the packet's new addresses. The route is asked before anything is written, so that a packet that
+ * cannot go on is dropped as it came.
+ *
+ * Whether the checksum of a packet is complete, still to be filled in by a device (CHECKSUM_PARTIAL) or vouched for by
+ * one (CHECKSUM_COMPLETE) cannot be seen here; the helpers get all three right as long as the change of addresses is
+ * told apart from the change of ports.
+ */
+#pragma once
+
+#include "count.h"
+
+/* 0 if `fib` has the way out, 1 if the neighbour's address is still to be found, or -1 - the reason to drop. */
+static __always_inline int way_out(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
+				   enum direction direction, struct bpf_fib_lookup *fib)
+{
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->family = p->v6 ? 10 : 2; /* AF_INET6, AF_INET */
+	fib->l4_protocol = p->protocol;
+	fib->sport = t->sport;
+	fib->dport = t->dport;
+	fib->ifindex = skb->ifindex;
+	if (p->v6) {
+		__builtin_memcpy(fib->ipv6_src, &t->src, 16);
+		__builtin_memcpy(fib->ipv6_dst, &t->dst, 16);
+	} else {
+		fib->ipv4_src = t->src.word[3];
+		fib->ipv4_dst = t->dst.word[3];
+	}
+	switch (bpf_fib_lookup(skb, fib, sizeof(*fib), 0)) {
+	case BPF_FIB_LKUP_RET_SUCCESS:
+		return 0;
+	case BPF_FIB_LKUP_RET_NO_NEIGH:
+		return 1;
+	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
+		return -1 - DROP_TOO_BIG;
+	case BPF_FIB_LKUP_RET_FWD_DISABLED:
+		return -1 - DROP_FORWARDING_OFF;
+	default:
+		return -1 - (direction == TO_CLIENT ? DROP_CLIENT_UNREACHABLE : DROP_ENDPOINT_UNREACHABLE);
+	}
+}
+
+static __always_inline u32 fold(u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (u32)sum;
+}
+
+/* What the addresses' change adds to a sum over both. */
+static __always_inline u32 address_change(const struct packet *p, const struct translation *t)
+{
+	return bpf_csum_diff(&p->src, 2 * sizeof(union address), &t->src, 2 * sizeof(union address), 0);
+}
+
+static __always_inline bool write_v4(struct __sk_buff *skb, const struct translation *t, u32 change, bool carry_dscp)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	u64 sum = change;
+
+	if ((void *)(ip + 1) > end)
+		return false;
+	if (!carry_dscp) {
+		/* On a little-endian host TOS is the high byte of its word, TTL the low byte of its own. */
+		sum += (u16)~(ip->tos << 8) + (u16)((ip->tos & 3) << 8);
+		ip->tos &= 3;
+	}
+	sum += (u16)~ip->ttl + (u16)(ip->ttl - 1);
+	ip->ttl--;
+	ip->check = ~fold(sum + (u16)~ip->check);
+	ip->saddr = t->src.word[3];
+	ip->daddr = t->dst.word[3];
+	return true;
+}
+
+/* `change`: of everything in the packet so far; the device's sum over it, if there is one, must follow. */
+static __always_inline bool write_v6(struct __sk_buff *skb, const struct translation *t, u32 change, bool carry_dscp)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip = data + ETH_HLEN;
+	u8 *head = data + ETH_HLEN;
+	u64 sum = change;
+
+	if ((void *)(ip + 1) > end)
+		return false;
+	if (!carry_dscp) {
+		sum += (u16)~(head[0] | head[1] << 8) + (u16)((head[0] & 0xf0) | (head[1] & 0x3f) << 8);
+		head[0] &= 0xf0;
+		head[1] &= 0x3f;
+	}
+	sum += (u16)~(ip->hop_limit << 8) + (u16)((ip->hop_limit - 1) << 8);
+	ip->hop_limit--;
+	__builtin_memcpy(&ip->saddr, &t->src, 16);
+	__builtin_memcpy(&ip->daddr, &t->dst, 16);
+	bpf_csum_update(skb, fold(sum));
+	return true;
+}
+
+/* The IP header, and the Ethernet header where the neighbour is known. */
+static __always_inline bool write_headers(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
+					  const struct bpf_fib_lookup *fib, u32 flags, bool neighbour)
+{
+	bool carry_dscp = flags & LISTENER_CARRY_DSCP;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	u32 change = address_change(p, t), length = p->v6 ? ETH_HLEN + 40 : ETH_HLEN + 20;
+	struct ethhdr *eth;
+
+	if (data + length > end && bpf_skb_pull_data(skb, length))
+		return false;
+	if (!(p->v6 ? write_v6(skb, t, change, carry_dscp) : write_v4(skb, t, change, carry_dscp)))
+		return false;
+	if (!neighbour)
+		return true;
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
+	eth = data;
+	if ((void *)(eth + 1) > end)
+		return false;
+	__builtin_memcpy(eth->h_dest, fib->dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, fib->smac, ETH_ALEN);
+	return true;
+}
+
+/* Ports and checksum of a UDP header. A checksum of zero is none, and stays. */
+static __always_inline bool write_udp(struct __sk_buff *skb, const struct packet *p, const struct translation *t)
+{
+	u32 from = (u32)p->dport << 16 | p->sport, to = (u32)t->dport << 16 | t->sport;
+	u32 check = p->l4 + offsetof(struct udphdr, check);
+
+	return !bpf_l4_csum_replace(skb, check, 0, address_change(p, t), BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0) &&
+	       !bpf_l4_csum_replace(skb, check, from, to, BPF_F_MARK_MANGLED_0 | sizeof(from)) &&
+	       !bpf_skb_store_bytes(skb, p->l4, &to, sizeof(to), 0);
+}
+
+static __always_inline int send(const struct bpf_fib_lookup *fib, bool neighbour)
+{
+	return neighbour ? bpf_redirect(fib->ifindex, 0) : bpf_redirect_neigh(fib->ifindex, NULL, 0, 0);
+}

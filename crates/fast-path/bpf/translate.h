@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
+/* From a packet to its flow and on: what every kind of packet has in common. */
+#pragma once
+
+#include "flows.h"
+#include "rewrite.h"
+
+/* Instead of an action: the packet was dropped, and its sender is to be told of this MTU. */
+#define TOO_BIG 0x10000
+
+#define FRAGMENT_LIFETIME 30000000000ull /* ns; as long as Linux waits for the rest of a datagram */
+
+/* Addresses and ports on the other side of the edge; false if the endpoint is not known any more. */
+static __always_inline bool translate(const struct passage *passage, struct translation *t)
+{
+	const struct flow_key *key = &passage->flow->key;
+	u32 nat = passage->ref.index >> 16;
+	struct endpoint *endpoint;
+	union address *address;
+
+	if (passage->direction == TO_CLIENT) {
+		t->src = key->vip;
+		t->dst = key->client;
+		t->sport = key->vip_port;
+		t->dport = key->client_port;
+		return true;
+	}
+	endpoint = endpoint_of(passage->route.endpoint);
+	address = bpf_map_lookup_elem(&nat_addresses, &nat);
+	if (!endpoint || !address)
+		return false;
+	t->src = *address;
+	t->dst = endpoint->address;
+	t->sport = swap16((u16)passage->ref.index);
+	t->dport = passage->route.port;
+	return true;
+}
+
+/* Whether `address` and `port` are those of the endpoint that the flow is at now. */
+static __always_inline bool is_endpoint(const union route *route, const union address *address, u16 port)
+{
+	struct endpoint *endpoint = endpoint_of(route->endpoint);
+
+	return endpoint && port == route->port && address->half[0] == endpoint->address.half[0] &&
+	       address->half[1] == endpoint->address.half[1];
+}
+
+static __always_inline void touch(struct passage *passage)
+{
+	if (passage->flow->last != passage->now)
+		passage->flow->last = passage->now;
+}
+
+/* Remembers where the rest of this datagram's fragments go. */
+static __noinline int remember(const struct packet *p, const struct passage *passage)
+{
+	struct fragment_key key = { .src = p->src, .dst = p->dst, .id = p->id, .protocol = p->protocol };
+	struct fragment fragment = { .at = passage->now, .flow = passage->ref, .direction = passage->direction };
+
+	return bpf_map_update_elem(&fragments, &key, &fragment, BPF_ANY);
+}
+
+/* Finds the flow that a later fragment's first fragment belonged to. */
+static __always_inline bool recall(const struct packet *p, struct passage *passage)
+{
+	struct fragment_key key = { .src = p->src, .dst = p->dst, .id = p->id, .protocol = p->protocol };
+	struct fragment *fragment = bpf_map_lookup_elem(&fragments, &key);
+
+	if (!fragment || passage->now - fragment->at > FRAGMENT_LIFETIME)
+		return false;
+	passage->ref = fragment->flow;
+	passage->direction = fragment->direction;
+	passage->flow = flow_of(&passage->ref);
+	if (!passage->flow)
+		return false;
+	passage->route.whole = READ_ONCE(passage->flow->route.whole);
+	return true;
+}
+
+/* Rewrites a UDP packet, or a fragment of one, and sends it on. Gives an action, or TOO_BIG and more. */
+static __noinline int forward(struct __sk_buff *skb, const struct packet *p, struct passage *passage)
+{
+	u32 number = passage->route.listener;
+	struct listener *listener = bpf_map_lookup_elem(&listeners, &number);
+	struct bpf_fib_lookup fib;
+	struct translation t;
+	int way;
+
+	if (!listener || !translate(passage, &t))
+		return drop(number, DROP_LOCAL_ERROR);
+	if (p->ttl <= 1)
+		return drop(number, DROP_TTL);
+	way = way_out(skb, p, &t, passage->direction, &fib);
+	if (way < 0) {
+		drop(number, -1 - way);
+		return way == -1 - DROP_TOO_BIG ? TOO_BIG + fib.mtu_result : TC_ACT_SHOT;
+	}
+	if (!(p->odd & FRAGMENT_LATER) && !write_udp(skb, p, &t))
+		return drop(number, DROP_LOCAL_ERROR);
+	if (!write_headers(skb, p, &t, &fib, listener->flags, way == 0))
+		return drop(number, DROP_LOCAL_ERROR);
+	count_carried(skb, p, number, passage->route.endpoint, passage->direction);
+	return send(&fib, way == 0);
+}

@@ -1,0 +1,76 @@
+//! Counters: every processor has its own; a snapshot adds them up.
+
+use std::ops::AddAssign;
+
+use aya::maps::{Map, RingBuf};
+
+use super::{
+    FastPath, Refusals, failed,
+    layout::{Counts, EndpointCounts, ListenerState},
+};
+use crate::{Counters, EndpointCounters, Error, ListenerCounters, Traffic};
+
+impl FastPath {
+    /// What has been counted since the fast path was loaded.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        let read = failed("read counters");
+        let whole = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        let listener = |place: usize, state: ListenerState| {
+            let counts = self.maps.counts.get(&whole(place), 0).map_err(&read)?;
+            Ok(listener_counters(counts.iter(), state))
+        };
+        let listeners = (0..self.listeners.len())
+            .map(|place| listener(place, self.maps.states.get(&whole(place), 0).map_err(&read)?))
+            .collect::<Result<_, Error>>()?;
+        let strays = listener(self.listeners.len(), ListenerState::default())?;
+        let endpoints = (0..self.endpoints.len()).map(|id| {
+            let counts = self.maps.endpoint_counts.get(&whole(id), 0).map_err(&read)?;
+            Ok(endpoint_counters(counts.iter()))
+        });
+        Ok(Counters { listeners, strays, endpoints: endpoints.collect::<Result<_, Error>>()? })
+    }
+
+    /// Endpoints that ICMP errors come from, from now on. There is one receiver: `None` at the second call.
+    pub fn refusals(&mut self) -> Option<Refusals> {
+        let map: Map = self.maps.refusals.take()?;
+        RingBuf::try_from(map).ok().map(Refusals)
+    }
+}
+
+fn listener_counters<'a>(processors: impl Iterator<Item = &'a Counts>, state: ListenerState) -> ListenerCounters {
+    let mut sum = ListenerCounters { opened: state.opened, active: state.active, ..ListenerCounters::default() };
+    for counts in processors {
+        sum.to_endpoint += traffic(counts.packets, counts.bytes, 0);
+        sum.to_client += traffic(counts.packets, counts.bytes, 1);
+        sum.moved += counts.moved;
+        add(&mut sum.icmp, &counts.icmp);
+        add(&mut sum.ended, &counts.ended);
+        add(&mut sum.drops, &counts.drops);
+    }
+    sum
+}
+
+fn endpoint_counters<'a>(processors: impl Iterator<Item = &'a EndpointCounts>) -> EndpointCounters {
+    let mut sum = EndpointCounters::default();
+    for counts in processors {
+        sum.to_endpoint += traffic(counts.packets, counts.bytes, 0);
+        sum.to_client += traffic(counts.packets, counts.bytes, 1);
+        sum.refused += counts.refused;
+    }
+    sum
+}
+
+fn traffic(packets: [u64; 2], bytes: [u64; 2], direction: usize) -> Traffic {
+    Traffic { packets: packets[direction], bytes: bytes[direction] }
+}
+
+fn add(sum: &mut [u64], more: &[u64]) {
+    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, more: Self) {
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+    }
+}

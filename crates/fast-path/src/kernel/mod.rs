@@ -1,0 +1,205 @@
+//! The fast path on Linux.
+
+mod attach;
+mod count;
+mod flow_table;
+mod layout;
+mod load;
+mod publish;
+mod sweep;
+#[doc(hidden)]
+pub mod test_support;
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap as KernelMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{SchedClassifier, tc::SchedClassifierLinkId},
+};
+use endpoint_group::{EndpointId, ListenerTable, table::TableEndpoint};
+
+use crate::{Error, FlowEntry, Settings};
+use flow_table::{FlowTable, Place};
+use layout::{AccessKey, Counts, Endpoint, EndpointCounts, FlowKey, FlowRef, Listener, ListenerState, OverrideKey, Table};
+
+/// What a map of the kernel holds.
+type KernelArray<T> = Array<MapData, T>;
+type KernelHash<K, V> = KernelMap<MapData, K, V>;
+
+/// Forwarding in the kernel, while this value lives.
+pub struct FastPath {
+    settings: Settings,
+    /// By their numbers in the kernel.
+    nat_addresses: Vec<IpAddr>,
+    ebpf: Ebpf,
+    maps: Maps,
+    flows: FlowTable,
+    /// By the places of the settings.
+    listeners: Vec<Listening>,
+    /// The endpoints published last.
+    endpoints: Arc<[TableEndpoint]>,
+    /// What the kernel has of port overrides.
+    overrides: HashMap<OverrideKey, u16>,
+    links: HashMap<String, SchedClassifierLinkId>,
+    draining: bool,
+    access_version: u32,
+}
+
+struct Maps {
+    tables: KernelArray<Table>,
+    listeners: KernelArray<Listener>,
+    states: KernelArray<ListenerState>,
+    endpoints: KernelArray<Endpoint>,
+    overrides: KernelHash<OverrideKey, u16>,
+    flow_refs: KernelHash<FlowKey, FlowRef>,
+    allowed: LpmTrie<MapData, AccessKey, u32>,
+    denied: LpmTrie<MapData, AccessKey, u32>,
+    counts: PerCpuArray<MapData, Counts>,
+    endpoint_counts: PerCpuArray<MapData, EndpointCounts>,
+    refusals: Option<Map>,
+}
+
+/// A listener as it was published last.
+struct Listening {
+    table: Option<Arc<ListenerTable>>,
+    /// What the kernel has of it.
+    kernel: Listener,
+}
+
+impl fmt::Debug for FastPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FastPath").field("devices", &self.devices()).finish_non_exhaustive()
+    }
+}
+
+/// The clock of flows: `CLOCK_MONOTONIC` in ticks, which the kernel reads at no cost.
+pub fn clock() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes into the structure it is given; this clock is there on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+impl FastPath {
+    /// The live flows, in no order. Each is read as one; the list is not.
+    pub fn flows(&self) -> impl Iterator<Item = FlowEntry> + '_ {
+        self.places().filter_map(|place| self.entry(&place))
+    }
+
+    /// The flow of `client` to the static IP and port `to`.
+    pub fn flow(&self, client: SocketAddr, to: SocketAddr) -> Result<Option<FlowEntry>, Error> {
+        let key = FlowKey {
+            client: layout::address(client.ip()),
+            vip: layout::address(to.ip()),
+            client_port: client.port().to_be(),
+            vip_port: to.port().to_be(),
+            protocol: endpoint_group::Protocol::Udp.number(),
+            zero: [0; 3],
+        };
+        match self.maps.flow_refs.get(&key, 0) {
+            Ok(found) => Ok(self.flows.get(found.index).filter(|place| place.key() == key).and_then(|place| self.entry(&place))),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("look up a flow")(error)),
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        let last = u32::try_from(self.flows.places() >> 16).unwrap_or(0);
+        let ports = self.settings.nat.ports.clone();
+        (0..last)
+            .flat_map(move |address| ports.clone().map(move |port| address << 16 | u32::from(port)))
+            .filter_map(|index| self.flows.get(index))
+    }
+
+    fn entry(&self, place: &Place) -> Option<FlowEntry> {
+        // The low half of an index is the port.
+        #[allow(clippy::cast_possible_truncation)]
+        let port = place.index as u16;
+        Some(FlowEntry {
+            listener: place.listener(),
+            client: place.client(),
+            to: place.to(),
+            nat: SocketAddr::new(self.nat_addresses[(place.index >> 16) as usize], port),
+            endpoint: place.endpoint()?,
+            slot: place.slot(),
+            endpoint_port: place.endpoint_port(),
+            answered: place.answered(),
+            last: Duration::from_nanos(place.last()),
+        })
+    }
+
+    fn program(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
+        let program = self.ebpf.program_mut(name).and_then(|program| program.try_into().ok());
+        program.ok_or_else(|| failed("find the program")(io::Error::from(io::ErrorKind::NotFound)))
+    }
+}
+
+/// Endpoints that ICMP errors came from, as the program tells of them: each at most ten times a second.
+pub struct Refusals(RingBuf<MapData>);
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Refusals")
+    }
+}
+
+impl std::os::fd::AsRawFd for Refusals {
+    /// Readable when there is one to take.
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl Iterator for Refusals {
+    type Item = EndpointId;
+
+    fn next(&mut self) -> Option<EndpointId> {
+        let item = self.0.next()?;
+        let bytes: [u8; 4] = item.get(..4)?.try_into().ok()?;
+        EndpointId::new(usize::try_from(u32::from_ne_bytes(bytes)).ok()?)
+    }
+}
+
+/// Turns an error of the kernel's into one that says what was tried.
+fn failed<E: Into<Cause>>(operation: &'static str) -> impl Fn(E) -> Error {
+    move |error| Error::Kernel { operation, source: error.into().0 }
+}
+
+/// What went wrong below, with the kernel's own error where there is one.
+struct Cause(io::Error);
+
+impl From<io::Error> for Cause {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<MapError> for Cause {
+    fn from(error: MapError) -> Self {
+        Self(io::Error::other(with_causes(&error)))
+    }
+}
+
+impl From<aya::programs::ProgramError> for Cause {
+    fn from(error: aya::programs::ProgramError) -> Self {
+        Self(io::Error::other(with_causes(&error)))
+    }
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,47 @@
+//! What the tests need besides the interface: another object, and packets run through the program without a device.
+
+use std::time::Duration;
+
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+
+use super::{FastPath, failed};
+use crate::{Error, Settings, Unavailable};
+
+/// A frame after the program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// `TC_ACT_*` as the kernel counts them.
+    pub action: i32,
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// The mean of all repetitions.
+    pub duration: Duration,
+}
+
+/// Loads another object than the one that is embedded.
+pub fn load(object: &[u8], settings: Settings) -> Result<FastPath, Unavailable> {
+    FastPath::load_object(object, settings)
+}
+
+/// Runs `frame` through the program as if device number `ifindex` had received it, `repeat` times.
+pub fn run(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) -> Result<Verdict, Error> {
+    // The beginning of `struct __sk_buff`; the number of the device is its eleventh word.
+    let mut context = [0; 44];
+    context[40..].copy_from_slice(&ifindex.to_ne_bytes());
+    let mut out = vec![0; frame.len() + 256];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        repeat,
+        ..TestRunOptions::default()
+    };
+    let result = program(fast_path)?.test_run(options).map_err(failed("run a frame"))?;
+    out.truncate(usize::try_from(result.data_size_out).unwrap_or(0));
+    Ok(Verdict { action: result.return_value.cast_signed(), frame: out, duration: result.duration })
+}
+
+fn program(fast_path: &FastPath) -> Result<&SchedClassifier, Error> {
+    let program = fast_path.ebpf.program("fast_path").and_then(|program| program.try_into().ok());
+    program.ok_or_else(|| failed("find the program")(std::io::Error::from(std::io::ErrorKind::NotFound)))
+}

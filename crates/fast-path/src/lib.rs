@@ -1,0 +1,48 @@
+//! SHORTCUT: forwards whole UDP listeners in the kernel, from the same routing table as the path in user space.
+//!
+//! The program under `bpf/` runs at the ingress of each device ([TCX](https://docs.kernel.org/bpf/)) and does all that a packet of an
+//! accelerated listener needs: no such packet wakes this process. The process loads it, publishes the table to it and, now and then,
+//! looks for flows that are over. In the order in which a packet meets them:
+//!
+//! 1. `bpf/packet.h`: a frame becomes a packet. What is not for one of this edge's addresses goes on to the host untouched.
+//! 2. `bpf/fast_path.c`: which listener has the port, or which flow has the NAT port. A NAT port belongs to one flow whatever its
+//!    endpoint, so it *is* the flow: its place in the flow table. A reply is found without a hash.
+//! 3. `bpf/flows.h`: a packet without a flow opens one. The flow hash (`bpf/siphash.h`) gives the slot, the slot the endpoint
+//!    (`bpf/choose.h`), unless a limit refuses (`bpf/limits.h`). When a listener is full, its oldest flow that was never answered makes
+//!    room.
+//! 4. `bpf/translate.h`: a flow that must leave its endpoint moves; addresses and ports on the other side.
+//! 5. `bpf/rewrite.h`: the way out is looked up before anything is written, then headers and checksums are.
+//! 6. `bpf/icmp.h`: errors about a flow's packets, translated likewise; `bpf/too_big.h`: the edge's own answer to a packet that does not
+//!    fit.
+//!
+//! What the process does:
+//!
+//! 1. [`Settings`]: what is accelerated. [`FastPath::load`] hands it to the kernel, or says in plain words why it cannot
+//!    ([`Unavailable`]).
+//! 2. [`FastPath::attach`]: one device after another. The attachment dies with the process.
+//! 3. [`FastPath::publish`]: a routing table. Every packet from then on is decided by it, flows in being included; nothing is scanned.
+//! 4. [`FastPath::sweep`]: ends the flows whose time is over. [`FastPath::flows`] and [`FastPath::counters`] show what is there.
+//!
+//! Layouts, memory and what was decided against: `docs/decisions/0009-fast-path-maps.md`.
+
+mod counters;
+mod flow;
+mod reasons;
+mod settings;
+mod unavailable;
+
+#[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
+mod kernel;
+#[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
+pub use kernel::{FastPath, Refusals, clock, test_support};
+
+#[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
+mod stub;
+#[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
+pub use stub::{FastPath, Refusals, clock};
+
+pub use counters::{Counters, EndpointCounters, ListenerCounters, Traffic};
+pub use flow::{FlowEntry, Sweep, Timeouts};
+pub use reasons::{DropReason, EndReason};
+pub use settings::{Access, Limits, Listener, NatPool, Settings};
+pub use unavailable::{Error, Unavailable};

@@ -1,0 +1,98 @@
+//! The interface where there is no fast path: loading says so, and nothing else can be called.
+
+use std::{net::SocketAddr, time::Duration};
+
+use endpoint_group::{EndpointId, RoutingTable};
+
+use crate::{Access, Counters, Error, FlowEntry, Settings, Sweep, Unavailable};
+
+/// No fast path: there is no value of this type.
+#[derive(Debug)]
+pub enum FastPath {}
+
+/// No ICMP errors from a fast path that is not there.
+#[derive(Debug)]
+pub enum Refusals {}
+
+/// The clock of a fast path that is not there.
+pub fn clock() -> Duration {
+    Duration::ZERO
+}
+
+#[allow(clippy::missing_errors_doc, reason = "none of these can be called")]
+impl FastPath {
+    /// Says why there is none.
+    pub fn load(_settings: Settings) -> Result<Self, Unavailable> {
+        Err(Unavailable::Platform)
+    }
+
+    /// Cannot be called.
+    pub fn attach(&mut self, _device: &str) -> Result<(), Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn detach(&mut self, _device: &str) -> Result<(), Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn devices(&self) -> Vec<String> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn publish(&mut self, _table: &RoutingTable) -> Result<(), Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn set_draining(&mut self, _draining: bool) -> Result<(), Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn set_access(&mut self, _listener: usize, _access: Access) -> Result<(), Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn sweep(&mut self, _now: Duration) -> Result<Sweep, Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn end_all(&mut self) -> Result<usize, Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn flows(&self) -> impl Iterator<Item = FlowEntry> + '_ {
+        match *self {}
+        #[allow(unreachable_code)]
+        std::iter::empty()
+    }
+
+    /// Cannot be called.
+    pub fn flow(&self, _client: SocketAddr, _to: SocketAddr) -> Result<Option<FlowEntry>, Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn counters(&self) -> Result<Counters, Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn refusals(&mut self) -> Option<Refusals> {
+        match *self {}
+    }
+}
+
+impl Iterator for Refusals {
+    type Item = EndpointId;
+
+    fn next(&mut self) -> Option<EndpointId> {
+        match *self {}
+    }
+}
