@@ -54,6 +54,9 @@ pub struct Counters {
     bytes: [AtomicU64; 2],
     packets: [AtomicU64; 2],
     connect_failures: AtomicU64,
+    client_ip_fallbacks: AtomicU64,
+    splices: AtomicU64,
+    splice_fallbacks: AtomicU64,
 }
 
 impl Counters {
@@ -91,6 +94,21 @@ impl Counters {
     /// An endpoint did not accept a connection; the next in rank is tried.
     pub fn connect_failed(&self) {
         self.connect_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An endpoint was to see the client's own address, and sees this host's.
+    pub fn fell_back(&self) {
+        self.client_ip_fallbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bytes went through a pipe.
+    pub fn spliced(&self, bytes: usize) {
+        self.splices.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes that were to go through a pipe were copied.
+    pub fn copied_instead(&self) {
+        self.splice_fallbacks.fetch_add(1, Ordering::Relaxed);
     }
 
     fn active(&self) -> u64 {
@@ -209,7 +227,7 @@ impl Family {
     }
 }
 
-const FAMILIES: [Family; 9] = [
+const FAMILIES: [Family; 12] = [
     Family::counter("landfall_flows_opened_total", "Flows admitted, by the path that forwards them."),
     Family::gauge("landfall_flows_active", "Flows open now, by the path that forwards them."),
     Family::counter("landfall_flows_closed_total", "Admitted flows that ended, by reason."),
@@ -222,6 +240,12 @@ const FAMILIES: [Family; 9] = [
         "Connections that an endpoint did not accept, each before trying the next in rank.",
     ),
     Family::counter("landfall_endpoint_flows_opened_total", "Flows that were pinned to the endpoint."),
+    Family::counter(
+        "landfall_client_ip_fallbacks_total",
+        "Flows whose endpoint was to see the client's own address, and sees this host's.",
+    ),
+    Family::counter("landfall_spliced_bytes_total", "Payload bytes that were forwarded without a copy."),
+    Family::counter("landfall_splice_fallbacks_total", "Times that bytes were copied because no pipe was to be had."),
 ];
 
 const ENDPOINT_ACTIVE: Family = Family::gauge("landfall_endpoint_flows_active", "Flows that are pinned to the endpoint now.");
@@ -238,7 +262,7 @@ impl Collector for BooksCollector {
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let books = &self.0;
         books.count_overflow();
-        let mut metrics: [Vec<proto::Metric>; 10] = Default::default();
+        let mut metrics: [Vec<proto::Metric>; 13] = Default::default();
         for (listener, name) in books.listeners.iter().enumerate() {
             for protocol in PROTOCOLS {
                 let sum = |pick: &dyn Fn(&Counters) -> u64| books.cells(listener, protocol).map(pick).sum::<u64>();
@@ -263,6 +287,11 @@ impl Collector for BooksCollector {
                     add(6, &[("direction", direction.as_str())], sum(&|c| load(&c.packets[direction as usize])));
                 }
                 add(7, &[], sum(&|c| load(&c.connect_failures)));
+                add(9, &[], sum(&|c| load(&c.client_ip_fallbacks)));
+                if protocol == Protocol::Tcp {
+                    add(10, &[], sum(&|c| load(&c.splices)));
+                    add(11, &[], sum(&|c| load(&c.splice_fallbacks)));
+                }
             }
         }
         let endpoints: BTreeMap<_, _> =
@@ -270,7 +299,7 @@ impl Collector for BooksCollector {
         for ((group, endpoint), flows) in endpoints {
             let labels = || labels([("endpoint_group", group.as_str()), ("endpoint", endpoint.as_str())].iter());
             metrics[8].push(metric(proto::MetricType::COUNTER, labels(), load(&flows.opened)));
-            metrics[9].push(metric(proto::MetricType::GAUGE, labels(), load(&flows.active)));
+            metrics[12].push(metric(proto::MetricType::GAUGE, labels(), load(&flows.active)));
         }
         let families = FAMILIES.iter().chain(std::iter::once(&ENDPOINT_ACTIVE)).zip(metrics);
         families.filter(|(_, metrics)| !metrics.is_empty()).map(|(family, metrics)| family_of(family, metrics)).collect()

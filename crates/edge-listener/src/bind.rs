@@ -11,10 +11,13 @@ use std::{
 use endpoint_group::{Name, Protocol};
 use socket2::{Domain, Socket, Type};
 
-use crate::settings::EdgeSettings;
+use crate::{
+    settings::{EdgeSettings, ListenerSettings},
+    tcp, udp,
+};
 
 /// Connections that may wait for `accept`; the kernel caps it at `net.core.somaxconn`.
-const ACCEPT_QUEUE: i32 = 4096;
+pub(crate) const ACCEPT_QUEUE: i32 = 4096;
 /// Receive and send buffer asked for on UDP sockets, in bytes; the kernel caps it at `net.core.rmem_max` / `wmem_max`.
 const UDP_BUFFER: usize = 4 << 20;
 
@@ -38,6 +41,7 @@ fn cure(error: &io::Error) -> &'static str {
         Some(libc::EACCES) => "ports below 1024 need CAP_NET_BIND_SERVICE",
         Some(libc::EMFILE | libc::ENFILE) => "raise the descriptor limit (LimitNOFILE=) or serve fewer ports",
         Some(libc::EADDRNOTAVAIL) => "give the host this address: `ip addr add ADDRESS dev lo`",
+        Some(libc::ENOENT) => "congestion control: load its module, or write another name",
         _ => "check the address and the process's privileges",
     }
 }
@@ -79,12 +83,11 @@ enum Sharing {
 fn bind_worker(settings: &EdgeSettings, sharing: Sharing) -> Result<Sockets, BindError> {
     let mut sockets = Sockets::default();
     for (index, listener) in settings.listeners.iter().enumerate() {
-        let mss = listener.tcp.as_ref().and_then(|tcp| tcp.mss);
         for (port, &ip) in listener.all_ports().flat_map(|port| settings.static_ips.iter().map(move |ip| (port, ip))) {
             let address = SocketAddr::new(ip, port);
             for protocol in listener.protocols() {
                 let failed = |source| BindError { listener: listener.name.clone(), protocol, address, source };
-                let socket = bind(protocol, address, sharing, mss).map_err(failed)?;
+                let socket = bind(listener, protocol, address, sharing).map_err(failed)?;
                 match protocol {
                     Protocol::Tcp => sockets.tcp.push(Bound { listener: index, address, socket: socket.into() }),
                     Protocol::Udp => sockets.udp.push(Bound { listener: index, address, socket: socket.into() }),
@@ -95,7 +98,7 @@ fn bind_worker(settings: &EdgeSettings, sharing: Sharing) -> Result<Sockets, Bin
     Ok(sockets)
 }
 
-fn bind(protocol: Protocol, address: SocketAddr, sharing: Sharing, mss: Option<u16>) -> io::Result<Socket> {
+fn bind(listener: &ListenerSettings, protocol: Protocol, address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let kind = match protocol {
         Protocol::Tcp => Type::STREAM,
         Protocol::Udp => Type::DGRAM,
@@ -112,9 +115,8 @@ fn bind(protocol: Protocol, address: SocketAddr, sharing: Sharing, mss: Option<u
         Protocol::Tcp => {
             // An edge that restarts finds its old connections in TIME_WAIT.
             socket.set_reuse_address(true)?;
-            // Before it listens: the answer to the first SYN says it, and connections inherit it.
-            if let Some(mss) = mss {
-                socket.set_tcp_mss(mss.into())?;
+            if let Some(settings) = &listener.tcp {
+                tcp::prepare(&socket, settings)?;
             }
             socket.bind(&address.into())?;
             if sharing == Sharing::WithWorkers {
@@ -124,6 +126,7 @@ fn bind(protocol: Protocol, address: SocketAddr, sharing: Sharing, mss: Option<u
         Protocol::Udp => {
             socket.set_recv_buffer_size(UDP_BUFFER)?;
             socket.set_send_buffer_size(UDP_BUFFER)?;
+            udp::prepare(&socket, address.is_ipv6())?;
             socket.bind(&address.into())?;
         }
     }

@@ -6,8 +6,6 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use tokio::sync::watch;
-
 use crate::{
     PassiveObserver, Routes,
     access::AccessLists,
@@ -16,17 +14,13 @@ use crate::{
     find::Finder,
     limits::FlowLimits,
     settings::EdgeSettings,
-    worker::{self, Phase, Shared},
+    worker::{self, Context, Desk, Phase, Shared},
 };
 
 /// A running edge. Dropping it stops the workers as [`Edge::stop`] does, without waiting for them.
-#[derive(Debug)]
 pub struct Edge {
-    phase: watch::Sender<Phase>,
+    shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    books: Arc<Books>,
-    access: Arc<AccessLists>,
-    finder: Finder,
 }
 
 /// The edge could not start. Nothing is left bound.
@@ -53,64 +47,61 @@ impl Edge {
         let books = Books::new(names, settings.workers.get());
         let access = Arc::new(AccessLists::new(settings.listeners.iter().map(|listener| listener.access.clone())));
         let limits = settings.listeners.iter().map(|listener| FlowLimits::new(listener.limits)).collect();
-        let (phase, watched) = watch::channel(Phase::Serving);
-        let shared = Arc::new(Shared {
-            settings,
-            routes,
-            access: Arc::clone(&access),
-            limits,
-            books: Arc::clone(&books),
-            observer,
-            phase: watched,
-            drained: watch::Sender::default(),
-        });
-        // Runtimes first: a failure must not leave half the workers running.
-        let runtime = |worker| {
-            let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            built.map_err(|source| StartError::Worker { worker, source })
-        };
-        let runtimes = (0..sockets.len()).map(runtime).collect::<Result<Vec<_>, _>>()?;
-        let mut workers = Vec::new();
-        let (finder, inquiries) = Finder::new(sockets.len());
-        for (index, ((sockets, inquiries), runtime)) in sockets.into_iter().zip(inquiries).zip(runtimes).enumerate() {
-            let shared = Arc::clone(&shared);
-            let thread = thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || worker::run(index, shared, sockets, inquiries, &runtime))
-                .map_err(|source| StartError::Worker { worker: index, source })?;
-            workers.push(thread);
+        let failed = |worker| move |source| StartError::Worker { worker, source };
+        let desks = (0..sockets.len()).map(|index| Desk::new().map_err(failed(index))).collect::<Result<Vec<_>, _>>()?;
+        routes.wake_at_publication(desks.iter().map(|desk| desk.waker.clone()).collect());
+        let shared = Arc::new(Shared::new(settings, routes, access, limits, books, observer, desks));
+        // All before the first runs: a failure must not leave half the workers running.
+        let contexts = (0..sockets.len()).map(|index| Context::new(Arc::clone(&shared), index).map_err(failed(index)));
+        let contexts = contexts.collect::<Result<Vec<_>, _>>()?;
+        let mut edge = Self { shared, workers: Vec::new() };
+        for (index, (sockets, context)) in sockets.into_iter().zip(contexts).enumerate() {
+            let builder = thread::Builder::new().name(format!("worker-{index}"));
+            edge.workers.push(builder.spawn(move || worker::run(context, sockets)).map_err(failed(index))?);
         }
-        Ok(Self { phase, workers, books, access, finder })
+        Ok(edge)
     }
 
     /// What was counted.
     pub fn books(&self) -> &Arc<Books> {
-        &self.books
+        &self.shared.books
     }
 
     /// Whom it serves, to be changed while it runs.
     pub fn access(&self) -> &Arc<AccessLists> {
-        &self.access
+        &self.shared.access
     }
 
     /// Tells where a flow is pinned.
-    pub fn finder(&self) -> &Finder {
-        &self.finder
+    pub fn finder(&self) -> Finder {
+        Finder::new(Arc::clone(&self.shared))
     }
 
     /// Takes no new flow from here on: TCP sockets close once their accept queue is served, UDP sockets serve the flows they have.
     pub fn drain(&self) {
-        self.phase.send_if_modified(|phase| std::mem::replace(phase, (*phase).max(Phase::Draining)) < Phase::Draining);
+        self.shared.advance(Phase::Draining);
     }
 
     /// Resets what is left.
     pub fn stop(&self) {
-        self.phase.send_replace(Phase::Stopping);
+        self.shared.advance(Phase::Stopping);
     }
 
     /// The workers, to wait for; the edge is still there to be drained and stopped. Empty the second time.
     pub fn workers(&mut self) -> Workers {
         Workers(std::mem::take(&mut self.workers))
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edge").field("workers", &self.workers.len()).finish_non_exhaustive()
     }
 }
 

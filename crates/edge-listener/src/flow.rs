@@ -1,81 +1,65 @@
 //! What a flow holds while it lives, and gives back when it ends, however it ends.
 
-use std::{cell::Cell, net::IpAddr, rc::Rc, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use endpoint_group::{EndpointId, Protocol};
-
-use tokio::time::Instant;
 
 use crate::{
     account::{Counters, EndpointFlow},
     limits::Permit,
     reasons::{CloseReason, DropReason},
-    worker::{LiveFlow, Phase, Shared, Worker},
+    worker::{Context, Phase, Shared},
 };
 
 /// An admitted flow. Dropping it closes the books on it, under [`CloseReason::Shutdown`] unless another reason was given.
+#[derive(Debug)]
 pub(crate) struct OpenFlow {
-    pub counters: Arc<Counters>,
-    reason: Cell<CloseReason>,
-    pinned: Cell<Option<EndpointFlow>>,
+    counters: Arc<Counters>,
+    reason: CloseReason,
+    pinned: Option<EndpointFlow>,
     _permit: Permit,
-    _live: LiveFlow,
 }
 
 impl OpenFlow {
-    /// Admits one more flow of `client`, or counts its refusal.
+    /// Admits one more flow of `client`, or says why not, which is for the caller to count. When the listener is full, and nothing else is
+    /// in the way, `make_room` may end a flow in its favour.
     pub fn admit(
-        worker: &Rc<Worker>,
+        context: &Context,
         listener: usize,
         protocol: Protocol,
         counters: &Arc<Counters>,
         client: IpAddr,
-    ) -> Option<Self> {
-        let admitted = match (worker.phase(), protocol) {
+        make_room: &mut dyn FnMut() -> bool,
+    ) -> Result<Self, DropReason> {
+        let permit = match (context.phase(), protocol) {
             // A TCP connection that the kernel had accepted before the drain is served.
             (Phase::Serving, _) | (Phase::Draining, Protocol::Tcp) => {
-                let Shared { access, limits, .. } = &*worker.shared;
-                if access.admits(listener, client) {
-                    limits[listener].admit(client, Instant::now().into_std())
-                } else {
-                    Err(DropReason::Denied)
+                let Shared { access, limits, .. } = &*context.shared;
+                if !access.admits(listener, client) {
+                    return Err(DropReason::Denied);
                 }
+                limits[listener].admit(client, context.now(), make_room)?
             }
-            (Phase::Draining | Phase::Stopping, _) => Err(DropReason::Draining),
+            (Phase::Draining | Phase::Stopping, _) => return Err(DropReason::Draining),
         };
-        match admitted {
-            Ok(permit) => {
-                counters.open();
-                Some(Self {
-                    counters: Arc::clone(counters),
-                    reason: Cell::new(CloseReason::Shutdown),
-                    pinned: Cell::new(None),
-                    _permit: permit,
-                    _live: worker.live(),
-                })
-            }
-            Err(reason) => {
-                counters.count_drop(reason);
-                None
-            }
-        }
+        counters.open();
+        Ok(Self { counters: Arc::clone(counters), reason: CloseReason::Shutdown, pinned: None, _permit: permit })
     }
 
     /// Counts the flow at `endpoint` from now on, and at no other.
-    pub fn pin(&self, worker: &Worker, endpoint: EndpointId) {
-        let table = worker.shared.routes.load();
-        let flow = table.endpoint(endpoint).map(|e| worker.shared.books.endpoint_flow(&e.target.group, &e.target.name));
-        self.pinned.set(flow);
+    pub fn pin(&mut self, context: &Context, endpoint: EndpointId) {
+        let Shared { routes, books, .. } = &*context.shared;
+        self.pinned = routes.load().endpoint(endpoint).map(|e| books.endpoint_flow(&e.target.group, &e.target.name));
     }
 
     /// Why the flow will have ended when it is dropped.
-    pub fn ends(&self, reason: CloseReason) {
-        self.reason.set(reason);
+    pub fn ends(&mut self, reason: CloseReason) {
+        self.reason = reason;
     }
 }
 
 impl Drop for OpenFlow {
     fn drop(&mut self) {
-        self.counters.close(self.reason.get());
+        self.counters.close(self.reason);
     }
 }

@@ -1,14 +1,15 @@
 //! FORWARD: bind → accept | datagram → classify → pin → (choose) → dial → forward → account.
 //!
-//! A worker is a thread with its own single-threaded runtime, its own sockets (`SO_REUSEPORT`) and its own flows; no lock and no channel
-//! stands between a packet and its endpoint. What workers share is read-only (the routing table, swapped whole) or counted
-//! (limits, metrics). The files follow the packet:
+//! A worker is a thread with one loop (`worker`), its own sockets (`SO_REUSEPORT`) and its own flows; no lock and no channel stands
+//! between a packet and its endpoint. What workers share is read-only (the routing table, swapped whole) or counted (limits, metrics).
+//! The files follow the packet:
 //!
 //! 1. [`bind`]: a socket per static IP, port, protocol and worker.
-//! 2. `tcp::accept`, `udp::receive`: a connection or datagram arrives; [`access`] and [`limits`] may refuse it.
+//! 2. `tcp::accept`, `udp::receive`: connections or datagrams arrive; [`access`] and [`limits`] may refuse them.
 //! 3. [`routes`]: the slot's endpoint is looked up in the routing table.
-//! 4. `tcp::dial`, `udp::flow`: the flow is pinned to an endpoint, or to the next in rank.
-//! 5. `tcp::relay`, `udp::flow`: bytes go both ways until an end, a time or a verdict ends the flow.
+//! 4. `tcp::dial`, `udp::flow` and `udp::upstream`: the flow is pinned to an endpoint, or to the next in rank.
+//! 5. `tcp::connection` and `tcp::way`, `udp::receive` and `udp::replies`: bytes go both ways until an end, a time or a verdict ends the
+//!    flow.
 //! 6. [`account`]: everything that was delivered, ended or dropped is counted, each drop under one [`reasons`] name.
 
 pub mod access;
@@ -20,12 +21,15 @@ pub mod find;
 mod flow;
 pub mod limits;
 pub mod overflow;
+mod poll;
 mod rate;
 pub mod reasons;
 pub mod routes;
 pub mod settings;
 mod tcp;
+mod timers;
 mod udp;
+mod wake;
 mod worker;
 
 pub use edge::{Edge, StartError};

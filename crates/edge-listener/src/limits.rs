@@ -26,7 +26,10 @@ pub struct FlowLimits {
 #[derive(Debug)]
 pub struct Permit {
     limits: Arc<FlowLimits>,
+    /// Counted among the flows of this client.
     client: Option<IpAddr>,
+    /// Counted among all flows.
+    flow: bool,
 }
 
 impl FlowLimits {
@@ -36,13 +39,17 @@ impl FlowLimits {
         Arc::new(Self { limits, active: AtomicUsize::new(0), clients: DashMap::new(), new_flows })
     }
 
-    /// A permit for one more flow that `client` begins at `now`, or the reason to refuse it. A flow that is refused takes no token.
-    pub fn admit(self: &Arc<Self>, client: IpAddr, now: Instant) -> Result<Permit, DropReason> {
-        if self.active.fetch_add(1, Ordering::Relaxed) >= self.limits.max_flows {
-            self.active.fetch_sub(1, Ordering::Relaxed);
-            return Err(DropReason::FlowLimit);
-        }
-        let mut permit = Permit { limits: Arc::clone(self), client: None };
+    /// A permit for one more flow that `client` begins at `now`, or the reason to refuse it.
+    ///
+    /// When all flows are in use, `make_room` is asked to end one. That is last, so that a client that asks too much costs nobody's flow;
+    /// a token it costs all the same.
+    pub fn admit(
+        self: &Arc<Self>,
+        client: IpAddr,
+        now: Instant,
+        make_room: &mut dyn FnMut() -> bool,
+    ) -> Result<Permit, DropReason> {
+        let mut permit = Permit { limits: Arc::clone(self), client: None, flow: false };
         if let Some(most) = self.limits.max_flows_per_client {
             let client = client_key(client);
             let mut flows = self.clients.entry(client).or_insert(0);
@@ -52,11 +59,19 @@ impl FlowLimits {
             *flows += 1;
             permit.client = Some(client);
         }
-        // Last, so that only a flow that is otherwise admitted takes a token; what is refused here gives its permit back.
-        match &self.new_flows {
-            Some(new_flows) if !new_flows.admit(client_key(client), now) => Err(DropReason::ClientRate),
-            _ => Ok(permit),
+        if self.new_flows.as_ref().is_some_and(|new_flows| !new_flows.admit(client_key(client), now)) {
+            return Err(DropReason::ClientRate);
         }
+        permit.flow = self.take() || (make_room() && self.take());
+        if permit.flow { Ok(permit) } else { Err(DropReason::FlowLimit) }
+    }
+
+    fn take(&self) -> bool {
+        let free = self.active.fetch_add(1, Ordering::Relaxed) < self.limits.max_flows;
+        if !free {
+            self.active.fetch_sub(1, Ordering::Relaxed);
+        }
+        free
     }
 
     /// Flows that hold a permit.
@@ -67,7 +82,9 @@ impl FlowLimits {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limits.active.fetch_sub(1, Ordering::Relaxed);
+        if self.flow {
+            self.limits.active.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Some(client) = self.client {
             self.limits.clients.remove_if_mut(&client, |_, flows| {
                 *flows -= 1;
@@ -110,31 +127,48 @@ mod tests {
         limited(max_flows, per_client, None)
     }
 
+    fn admit(limits: &Arc<FlowLimits>, client: IpAddr, now: Instant) -> Result<Permit, DropReason> {
+        limits.admit(client, now, &mut || false)
+    }
+
+    #[test]
+    fn room_is_made_for_a_flow_that_nothing_else_refuses() {
+        let limits = limits(2, Some(1));
+        let clients: [IpAddr; 3] = ["203.0.113.1", "203.0.113.2", "203.0.113.3"].map(|text| text.parse().unwrap());
+        let mut held = vec![admit(&limits, clients[0], now()).unwrap(), admit(&limits, clients[1], now()).unwrap()];
+        assert_eq!(limits.admit(clients[0], now(), &mut || panic!("for nothing")).unwrap_err(), DropReason::ClientFlowLimit);
+        assert_eq!(admit(&limits, clients[2], now()).unwrap_err(), DropReason::FlowLimit);
+        assert_eq!((limits.active(), limits.clients.len()), (2, 2));
+        let third = limits.admit(clients[2], now(), &mut || held.pop().is_some());
+        assert!(third.is_ok() && held.len() == 1);
+        assert_eq!((limits.active(), limits.clients.len()), (2, 2));
+    }
+
     #[test]
     fn the_cap_holds_and_frees() {
         let limits = limits(2, None);
         let client = "203.0.113.1".parse().unwrap();
-        let first = limits.admit(client, now()).unwrap();
-        let _second = limits.admit(client, now()).unwrap();
-        assert_eq!(limits.admit(client, now()).unwrap_err(), DropReason::FlowLimit);
+        let first = admit(&limits, client, now()).unwrap();
+        let _second = admit(&limits, client, now()).unwrap();
+        assert_eq!(admit(&limits, client, now()).unwrap_err(), DropReason::FlowLimit);
         drop(first);
-        assert!(limits.admit(client, now()).is_ok());
+        assert!(admit(&limits, client, now()).is_ok());
     }
 
     #[test]
     fn an_ipv6_client_is_its_64() {
         let limits = limits(10, Some(1));
-        let _held = limits.admit("2001:db8:0:1::1".parse().unwrap(), now()).unwrap();
-        assert_eq!(limits.admit("2001:db8:0:1:ffff::2".parse().unwrap(), now()).unwrap_err(), DropReason::ClientFlowLimit);
-        assert!(limits.admit("2001:db8:0:2::1".parse().unwrap(), now()).is_ok());
+        let _held = admit(&limits, "2001:db8:0:1::1".parse().unwrap(), now()).unwrap();
+        assert_eq!(admit(&limits, "2001:db8:0:1:ffff::2".parse().unwrap(), now()).unwrap_err(), DropReason::ClientFlowLimit);
+        assert!(admit(&limits, "2001:db8:0:2::1".parse().unwrap(), now()).is_ok());
     }
 
     #[test]
     fn refusals_and_ends_leave_nothing_behind() {
         let limits = limits(10, Some(2));
         let client = "203.0.113.1".parse().unwrap();
-        let permits: Vec<_> = (0..2).map(|_| limits.admit(client, now()).unwrap()).collect();
-        assert!(limits.admit(client, now()).is_err());
+        let permits: Vec<_> = (0..2).map(|_| admit(&limits, client, now()).unwrap()).collect();
+        assert!(admit(&limits, client, now()).is_err());
         assert_eq!(limits.active(), 2);
         drop(permits);
         assert_eq!(limits.active(), 0);
@@ -145,11 +179,11 @@ mod tests {
     fn a_client_that_begins_too_fast_is_refused_and_holds_nothing() {
         let limits = limited(10, Some(10), Some(2));
         let (client, start): (IpAddr, _) = ("2001:db8:0:1::1".parse().unwrap(), now());
-        let _held: Vec<_> = (0..2).map(|_| limits.admit(client, start).unwrap()).collect();
+        let _held: Vec<_> = (0..2).map(|_| admit(&limits, client, start).unwrap()).collect();
         // Its neighbour in the /64 is the same client.
-        assert_eq!(limits.admit("2001:db8:0:1::2".parse().unwrap(), start).unwrap_err(), DropReason::ClientRate);
+        assert_eq!(admit(&limits, "2001:db8:0:1::2".parse().unwrap(), start).unwrap_err(), DropReason::ClientRate);
         assert_eq!((limits.active(), limits.clients.len()), (2, 1));
-        assert!(limits.admit("2001:db8:0:2::1".parse().unwrap(), start).is_ok());
-        assert!(limits.admit(client, start + std::time::Duration::from_millis(500)).is_ok());
+        assert!(admit(&limits, "2001:db8:0:2::1".parse().unwrap(), start).is_ok());
+        assert!(admit(&limits, client, start + std::time::Duration::from_millis(500)).is_ok());
     }
 }

@@ -40,7 +40,7 @@ impl Overflow {
         let mut fresh = Vec::new();
         self.entries.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|entry| {
             let Some(socket) = entry.socket.upgrade() else { return false };
-            if let Some(count) = drops(socket.as_raw_fd()) {
+            if let Some(count) = drops_at(socket.as_raw_fd()) {
                 let new = count.wrapping_sub(entry.seen);
                 entry.seen = count;
                 if new > 0 {
@@ -59,8 +59,12 @@ impl std::fmt::Debug for Overflow {
     }
 }
 
-/// Datagrams or connections that the kernel dropped at `socket`.
-fn drops(socket: RawFd) -> Option<u32> {
+/// Datagrams or connections that the kernel dropped at `socket` since it was made, a wrapping count.
+pub(crate) fn drops(socket: &impl AsRawFd) -> Option<u32> {
+    drops_at(socket.as_raw_fd())
+}
+
+fn drops_at(socket: RawFd) -> Option<u32> {
     let mut info = [0u32; DROPS + 1];
     let mut length = libc::socklen_t::try_from(size_of_val(&info)).ok()?;
     // SAFETY: `info` is writable for `length` bytes, and the kernel writes no more than that.

@@ -32,6 +32,10 @@ reasons! {
         Finished = "finished",
         /// Nothing in either direction for the idle timeout.
         Idle = "idle_timeout",
+        /// The endpoint never answered, and nothing came for the unanswered timeout (UDP).
+        Unanswered = "unanswered_timeout",
+        /// The endpoint had never answered, and the flow made room for another (UDP).
+        Evicted = "evicted",
         /// The client aborted; the endpoint was reset.
         ClientReset = "client_reset",
         /// The endpoint aborted; the client was reset.
@@ -64,6 +68,8 @@ reasons! {
         Draining = "draining",
         /// The process or host has no descriptor left for the flow.
         NoDescriptors = "no_descriptors",
+        /// The datagram came from port 0, which no reply can reach (UDP).
+        NoSourcePort = "no_source_port",
         /// No endpoint in the ranking could be addressed.
         Unreachable = "endpoint_unreachable",
         /// The endpoint's host answered the datagram before with an ICMP error, and this one could not be sent either.
@@ -76,6 +82,8 @@ reasons! {
         ClientBufferFull = "client_buffer_full",
         /// The kernel dropped at the static IP's socket: receive buffer (UDP) or accept queue (TCP) full.
         SocketOverflow = "socket_overflow",
+        /// The kernel dropped replies at a flow's own socket, whose receive buffer was full (UDP).
+        ReplyOverflow = "endpoint_socket_overflow",
         /// Another local error.
         LocalError = "local_error",
     }
@@ -87,6 +95,19 @@ pub(crate) fn is_local(error: &std::io::Error) -> bool {
         &[libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS, libc::EADDRINUSE, libc::EAGAIN, libc::EINVAL];
     error.raw_os_error().is_none_or(|code| LOCAL.contains(&code))
 }
+
+/// Errors by which a host, a router before it, or a firewall says that an endpoint cannot be reached (docs/decisions/0005).
+pub(crate) const UNREACHABLE: &[i32] = &[
+    libc::ECONNREFUSED,
+    libc::EHOSTUNREACH,
+    libc::ENETUNREACH,
+    libc::EHOSTDOWN,
+    libc::ENONET,
+    libc::ENOPROTOOPT,
+    libc::EPROTO,
+    libc::EPERM,
+    libc::EACCES,
+];
 
 /// Whether an I/O error is a lack of descriptors.
 pub(crate) fn is_descriptors(error: &std::io::Error) -> bool {

@@ -1,32 +1,31 @@
 //! Where forwarding threads read the routing table: one atomic swap to publish, one wake-up a worker to act on it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use endpoint_group::{Affinity, EndpointId, FlowHasher, FlowKey, RoutingTable, Slot};
-use tokio::sync::watch;
 
-use crate::settings::OnUnhealthy;
+use crate::{settings::OnUnhealthy, wake::Waker};
 
 /// The published routing table. One writer publishes, any thread reads without waiting.
 #[derive(Debug)]
 pub struct Routes {
     table: ArcSwap<RoutingTable>,
-    generation: watch::Sender<u64>,
+    workers: Mutex<Vec<Waker>>,
 }
 
 impl Routes {
     /// Starts with `table`.
     pub fn new(table: RoutingTable) -> Self {
-        let generation = watch::Sender::new(table.generation);
-        Self { table: ArcSwap::from_pointee(table), generation }
+        Self { table: ArcSwap::from_pointee(table), workers: Mutex::default() }
     }
 
     /// Swaps the whole table in. Packets classified from here on see it; workers then look for flows that must leave.
     pub fn publish(&self, table: RoutingTable) {
-        let generation = table.generation;
         self.table.store(Arc::new(table));
-        self.generation.send_replace(generation);
+        for waker in &*self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake();
+        }
     }
 
     /// The table in force.
@@ -34,9 +33,9 @@ impl Routes {
         self.table.load()
     }
 
-    /// Wakes at every publication.
-    pub fn watch(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+    /// Wakes these workers at every publication.
+    pub(crate) fn wake_at_publication(&self, workers: Vec<Waker>) {
+        *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = workers;
     }
 
     /// Who takes a new flow in `slot` of `listener`; `None` refuses.

@@ -12,6 +12,9 @@ use endpoint_group::{Affinity, Name, Protocol};
 
 use crate::{access::Access, client_ip::ClientIp};
 
+/// Pipes that a forwarding thread keeps for bulk over TCP, of two descriptors each.
+pub const PIPES_PER_WORKER: usize = 32;
+
 /// What every listener of this edge shares.
 #[derive(Debug, Clone)]
 pub struct EdgeSettings {
@@ -21,6 +24,8 @@ pub struct EdgeSettings {
     pub hash_seed: u64,
     /// Forwarding threads.
     pub workers: NonZeroUsize,
+    /// Whether each forwarding thread stays on a processor of its own, of those that the process may use.
+    pub pin: bool,
     /// In the order of the file; the routing table's listeners have the same order.
     pub listeners: Vec<ListenerSettings>,
 }
@@ -59,6 +64,30 @@ pub struct TcpSettings {
     pub client_ip: ClientIp,
     /// The largest segment that either side may send to this host; `None` leaves it to the route.
     pub mss: Option<u16>,
+    /// The socket towards the client.
+    pub client_socket: LegOptions,
+    /// The socket towards the endpoint.
+    pub endpoint_socket: LegOptions,
+}
+
+/// One of the two sockets of a proxied connection. What is `None` is the kernel's default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LegOptions {
+    /// Whether small writes go out at once (`TCP_NODELAY`); else they wait while sent bytes are unacknowledged.
+    pub nodelay: bool,
+    /// Silence after which the kernel asks whether the peer is still there, and the gap between its questions (`SO_KEEPALIVE`,
+    /// `TCP_KEEPIDLE`, `TCP_KEEPINTVL`); whole seconds.
+    pub keepalive: Option<Duration>,
+    /// How long sent bytes may stay unacknowledged before the connection is given up (`TCP_USER_TIMEOUT`).
+    pub user_timeout: Option<Duration>,
+    /// The congestion control algorithm, one of `net.ipv4.tcp_allowed_congestion_control` (`TCP_CONGESTION`).
+    pub congestion: Option<String>,
+}
+
+impl Default for LegOptions {
+    fn default() -> Self {
+        Self { nodelay: true, keepalive: None, user_timeout: None, congestion: None }
+    }
 }
 
 /// UDP of a listener.
@@ -66,6 +95,10 @@ pub struct TcpSettings {
 pub struct UdpSettings {
     /// A flow without a datagram in either direction for this long ends.
     pub idle_timeout: Duration,
+    /// A flow whose endpoint has never answered ends after this long without a datagram, and makes room first when the listener is full.
+    pub unanswered_timeout: Duration,
+    /// Whether the six DSCP bits of a datagram go on with it. The two ECN bits always do.
+    pub carry_dscp: bool,
     /// What becomes of flows to an endpoint that turns unhealthy.
     pub on_unhealthy: OnUnhealthy,
     /// Whether the endpoint is told who the client is.

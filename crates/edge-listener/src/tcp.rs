@@ -1,7 +1,13 @@
-//! TCP of a listener: accept → dial → relay.
+//! TCP: accepted at the edge, dialled to an endpoint, relayed until both ends have closed.
 
-pub(crate) mod accept;
-pub(crate) mod connections;
+mod accept;
+mod connection;
 mod dial;
 mod leg;
-mod relay;
+mod options;
+mod pipes;
+mod table;
+mod way;
+
+pub(crate) use options::prepare;
+pub(crate) use table::Tcp;

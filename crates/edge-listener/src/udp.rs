@@ -1,4 +1,15 @@
-//! UDP of a listener: receive → flow → endpoint, and back.
+//! UDP: datagrams to endpoints, replies to clients.
 
+mod ancillary;
+mod batch;
 mod flow;
-pub(crate) mod receive;
+mod mail;
+mod message;
+mod receive;
+mod replies;
+mod sender;
+mod table;
+mod upstream;
+
+pub(crate) use ancillary::prepare;
+pub(crate) use table::Udp;

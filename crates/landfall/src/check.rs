@@ -1,4 +1,5 @@
-//! `landfall check`: every error of a config file, or what the file means, which shares its slots give and how fast its groups fail over.
+//! `landfall check`: every error of a config file, or what the file means, how many flows it admits, which shares
+//! its slots give and how fast its groups fail over.
 
 mod shares;
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 pub use self::shares::FEWEST_SLOTS;
 use self::shares::{FewSlots, ListenerShares};
-use crate::config::{Config, ConfigErrors, Diagnostic, Group, Host, LoadError};
+use crate::config::{Capacity, Config, ConfigErrors, Diagnostic, Group, Host, LoadError};
 
 /// Exit status of a file without errors.
 pub const EXIT_OK: u8 = 0;
@@ -45,14 +46,14 @@ pub fn check(path: &Path, host: &Host, format: Format) -> Outcome {
         Err(error @ LoadError::Invalid { .. }) => (Err(error), EXIT_CONFIG),
     };
     let text = match (format, &outcome) {
-        (Format::Json, outcome) => json(outcome.as_ref()),
-        (Format::Text, Ok(config)) => text(path, config),
+        (Format::Json, outcome) => json(outcome.as_ref(), host),
+        (Format::Text, Ok(config)) => text(path, config, host),
         (Format::Text, Err(error)) => format!("{error}\n"),
     };
     Outcome { text, status }
 }
 
-fn text(path: &Path, config: &Config) -> String {
+fn text(path: &Path, config: &Config, host: &Host) -> String {
     let (listeners, few) = shares::shares(config);
     let mut out = config.to_toml();
     if !config.warnings.is_empty() || !few.is_empty() {
@@ -66,6 +67,7 @@ fn text(path: &Path, config: &Config) -> String {
         let (reason, cure) = few.words();
         let _ = writeln!(out, "# endpoint group {}: {reason}; {cure}", few.name);
     }
+    let _ = writeln!(out, "\n# {}", capacity_line(&DescriptorUse::new(config, host)));
     let _ = writeln!(out, "\n# shares of new flows while every endpoint is healthy, by the slots that each really holds");
     for listener in &listeners {
         share_lines(&mut out, listener);
@@ -77,6 +79,14 @@ fn text(path: &Path, config: &Config) -> String {
         let _ = writeln!(out, "# {}", bound_line(group));
     }
     out
+}
+
+fn capacity_line(capacity: &DescriptorUse) -> String {
+    let DescriptorUse { descriptors, listening_sockets, reserved, for_flows, max_flows } = capacity;
+    format!(
+        "capacity: {descriptors} descriptors = {listening_sockets} listening sockets + {reserved} in reserve + {for_flows} for flows; \
+         max_flows of all listeners: {max_flows}"
+    )
 }
 
 /// Endpoints of one listener that are shown to people; scripts get all.
@@ -131,12 +141,34 @@ fn seconds(duration: Duration) -> String {
 }
 
 /// The machine-readable form. `errors`, `endpoint_groups` and their fields are stable; more may be added.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report<'a> {
     errors: Vec<Finding<'a>>,
     warnings: Vec<Finding<'a>>,
+    /// `None` for a file with errors.
+    capacity: Option<DescriptorUse>,
     listeners: Vec<Shares<'a>>,
     endpoint_groups: Vec<Bound<'a>>,
+}
+
+/// What becomes of the descriptors of this host, and the flows that the listeners together admit.
+#[derive(Serialize)]
+struct DescriptorUse {
+    descriptors: u64,
+    listening_sockets: u64,
+    reserved: u64,
+    for_flows: u64,
+    max_flows: u64,
+}
+
+impl DescriptorUse {
+    fn new(config: &Config, host: &Host) -> Self {
+        let capacity = Capacity::of(config, host);
+        let Capacity { descriptors, listening_sockets, reserved } = capacity;
+        let most = config.listeners.iter().map(|listener| listener.settings.limits.max_flows as u64);
+        let max_flows = most.fold(0, u64::saturating_add);
+        Self { descriptors, listening_sockets, reserved, for_flows: capacity.for_flows(), max_flows }
+    }
 }
 
 /// Line 0 where the finding is about no single line.
@@ -183,13 +215,14 @@ struct Bound<'a> {
     failover_bound_seconds: f64,
 }
 
-fn json(outcome: Result<&Config, &LoadError>) -> String {
-    let mut report = Report { errors: Vec::new(), warnings: Vec::new(), listeners: Vec::new(), endpoint_groups: Vec::new() };
+fn json(outcome: Result<&Config, &LoadError>, host: &Host) -> String {
+    let mut report = Report::default();
     let (listeners, few);
     match outcome {
         Ok(config) => {
             (listeners, few) = shares::shares(config);
             report.warnings = config.warnings.iter().map(Finding::from).chain(few.iter().map(Finding::from)).collect();
+            report.capacity = Some(DescriptorUse::new(config, host));
             report.listeners = listeners.iter().map(Shares::from).collect();
             report.endpoint_groups = config.endpoint_groups.iter().map(bound).collect();
         }

@@ -107,6 +107,7 @@ impl Accelerator {
             static_ips: config.edge.announce.clone(),
             hash_seed: config.hash_seed,
             workers: config.edge.workers,
+            pin: config.edge.pin,
             listeners: config.listeners.iter().map(|listener| listener.settings.clone()).collect(),
         };
         let edge_name = config.edge.name.clone();

@@ -16,7 +16,7 @@ const DESIGN: &str = include_str!("configs/design.toml");
 const TEN_MISTAKES: &str = include_str!("configs/ten_mistakes.toml");
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288 }
+    Host { name: "lab".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288, congestion: Vec::new() }
 }
 
 fn parse(text: &str) -> Config {
@@ -68,6 +68,7 @@ fn the_design_s_example_means_what_it_says() {
         edge: Edge {
             name: name("fra1"),
             workers: NonZeroUsize::new(2).unwrap(),
+            pin: false,
             admin: "127.0.0.1:9900".parse().unwrap(),
             control: "/run/landfall/control.sock".into(),
             announce: vec!["198.18.0.1".parse().unwrap(), "198.18.0.2".parse().unwrap()],
@@ -82,7 +83,13 @@ fn the_design_s_example_means_what_it_says() {
                 ports: vec![7000..=7000, 7100..=7199],
                 affinity: Affinity::None,
                 tcp: None,
-                udp: Some(UdpSettings { idle_timeout: second(30), on_unhealthy: OnUnhealthy::Leave, client_ip: ClientIp::None }),
+                udp: Some(UdpSettings {
+                    idle_timeout: second(30),
+                    unanswered_timeout: second(5),
+                    carry_dscp: false,
+                    on_unhealthy: OnUnhealthy::Leave,
+                    client_ip: ClientIp::None,
+                }),
                 access: Access::default(),
                 limits: Limits {
                     max_flows: 200_000,
@@ -216,12 +223,9 @@ fn what_comes_later_is_refused_not_ignored() {
         (E, "fast_path = \"on\"", "edge.fast_path", LATER),
         (E, "nat_addresses = []", "edge.nat_addresses", LATER),
         (E, "nat_ports = \"1-2\"", "edge.nat_ports", LATER),
-        (E, "pin = true", "edge.pin", LATER),
         (E, "crash_grace = \"1s\"", "edge.crash_grace", LATER),
         (L, "forwarding = \"kernel\"", "forwarding", LATER),
         (L, "tcp = \"passthrough\"", "tcp", LATER),
-        (L, "client_ip = \"transparent\"", "client_ip", LATER),
-        (L, "unanswered_timeout = \"1s\"", "unanswered_timeout", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),
         (G, "via = \"x\"", "via", LATER),
     ]);
@@ -237,6 +241,7 @@ fn edge_and_root_refuse() {
         (E, "workers = 0", "edge.workers", "out of range"),
         (E, "workers = -1", "edge.workers", "out of range"),
         (E, "workers = 1.5", "edge.workers", "a float where a whole number belongs"),
+        (E, "pin = \"yes\"", "edge.pin", "a text where true or false belongs"),
         (E, "admin = \"127.0.0.1\"", "edge.admin", "not an address with a port"),
         (E, "admin = \"0.0.0.0:80\"", "edge.admin", "belongs to listener \"chat\""),
         (E, "control = \"run.sock\"", "edge.control", "not an absolute path"),
@@ -467,10 +472,10 @@ fn defaults_follow_the_host_and_the_interval() {
     let settings = &config.listeners[0].settings;
     let tcp = settings.tcp.as_ref().unwrap();
     assert_eq!((tcp.idle_timeout.as_secs(), tcp.connect_attempts.get()), (340, 3));
-    assert_eq!(settings.limits.max_flows, (524_288 - 4 - 256) / 2);
-    let small = Host { descriptors: 259, ..host() };
+    assert_eq!(settings.limits.max_flows, (524_288 - 4 - 256 - 4 * 64) / 2);
+    let small = Host { descriptors: 517, ..host() };
     let ConfigErrors(errors) = Config::parse(&file("", "", LISTENER, GROUP), &small).unwrap_err();
-    assert!(errors[0].key == "listeners[0].ports[0]" && errors[0].reason.contains("259 descriptors"), "{errors:?}");
+    assert!(errors[0].key == "listeners[0].ports[0]" && errors[0].reason.contains("517 descriptors"), "{errors:?}");
 }
 
 #[test]
@@ -522,7 +527,7 @@ fn warnings_say_what_has_no_effect() {
 fn a_config_survives_being_written_out() {
     let rich = file(
         "",
-        "workers = 3\nfast_path = \"off\"\ncontrol = \"/tmp/a \\\"b\\\".sock\"\nadmin = \"[::1]:9\"",
+        "workers = 3\npin = true\nfast_path = \"off\"\ncontrol = \"/tmp/a \\\"b\\\".sock\"\nadmin = \"[::1]:9\"",
         "protocol = \"tcp_udp\"\nports = [\"80-90\"]\nidle_timeout = { tcp = \"1h 30m\" }\non_unhealthy = { udp = \"keep\" }\ntcp_mss = 1400\nclient_ip = \"proxy_v2_every\"\nlimits = { max_flows_per_client = 9, new_flows_per_client_per_second = 7 }\nallow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\ndeny = [\"203.0.113.9\"]\nforwarding = \"user\"\nclient_affinity = \"source_ip\"\nwhen_all_unhealthy = \"fail_closed\"",
         &format!("{GROUP}\nregion = \"öst\"\ntraffic_dial = 33.333\nmin_healthy = \"25%\"\nhealth_check = {{ send = \"\\u0000\\\"x\", expect = \"hex:6865783a\", interval = \"1s 1ms\" }}"),
     )

@@ -15,7 +15,7 @@ fn run(file: &str, format: Format) -> Outcome {
 }
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288 }
+    Host { name: "lab".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288, congestion: Vec::new() }
 }
 
 #[test]
@@ -27,6 +27,25 @@ fn a_valid_file_is_shown_in_full_with_its_bounds() {
         "# endpoint group eu: 1.7 s = interval 1 s + timeout 0.2 s + 2 × max(fast_interval 0.2 s, timeout 0.2 s) + 0.1 s\n";
     assert!(outcome.text.contains(bound), "{}", outcome.text);
     assert!(outcome.text.contains("design.toml:22: listeners[0].connect_timeout: "), "{}", outcome.text);
+}
+
+#[test]
+fn the_division_of_descriptors_is_shown() {
+    // 2 static IPs × 101 ports × 2 workers; no TCP, so nothing is kept for pipes.
+    let line = "# capacity: 524288 descriptors = 404 listening sockets + 256 in reserve + 523628 for flows; max_flows of all listeners: 200000\n";
+    let outcome = run("design.toml", Format::Text);
+    assert!(outcome.text.contains(line), "{}", outcome.text);
+    let json: serde_json::Value = serde_json::from_str(&run("design.toml", Format::Json).text).unwrap();
+    let capacity = serde_json::json!({
+        "descriptors": 524_288, "listening_sockets": 404, "reserved": 256, "for_flows": 523_628, "max_flows": 200_000,
+    });
+    assert_eq!(json["capacity"], capacity);
+    let json: serde_json::Value = serde_json::from_str(&run("ten_mistakes.toml", Format::Json).text).unwrap();
+    assert_eq!(json["capacity"], serde_json::Value::Null);
+    // One TCP listener on one port of one static IP, four workers with 64 pipes of two descriptors each.
+    let json: serde_json::Value = serde_json::from_str(&crowd(1, 128, 100.0).text).unwrap();
+    let (reserved, left) = (256 + 4 * 64, 524_288 - 4 - 256 - 4 * 64);
+    assert_eq!((&json["capacity"]["reserved"], &json["capacity"]["max_flows"]), (&reserved.into(), &(left / 2).into()));
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn deploy_files(extensions: &[&str]) -> Vec<PathBuf> {
 }
 
 fn assert_valid(what: &str, text: &str) {
-    let host = Host { name: "edge1".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288 };
+    let host = Host { name: "edge1".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288, congestion: Vec::new() };
     let config = Config::parse(text, &host).unwrap_or_else(|errors| panic!("{what}: {errors:?}"));
     assert!(config.warnings.is_empty(), "{what}: {:?}", config.warnings);
 }
@@ -92,5 +92,32 @@ fn dashboards_are_json() {
     for file in files {
         let dashboard: serde_json::Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
         assert!(dashboard["panels"].as_array().is_some_and(|panels| !panels.is_empty()));
+    }
+}
+
+#[test]
+fn the_scripts_for_transparent_agree_with_each_other_and_with_the_document() {
+    let (setup, teardown) = (read("deploy/transparent/setup.sh"), read("deploy/transparent/teardown.sh"));
+    let numbers = ["mark", "table", "priority"].map(|name| {
+        let value = |script: &str| {
+            let line = script.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap().to_owned()
+        };
+        assert_eq!(value(&setup), value(&teardown), "{name}");
+        value(&setup)
+    });
+    let [mark, table, priority] = numbers;
+    let guide = read("docs/OPERATIONS.md");
+    for part in ["socket transparent", " tproxy "] {
+        let is_rule = |line: &&str| line.contains(part) && !line.starts_with('#');
+        let rule = setup.lines().find(is_rule).unwrap().trim().replace("$mark", &mark);
+        assert!(guide.contains(&rule), "{rule}");
+    }
+    for family in ["-4", "-6"] {
+        for verb in ["add", "del"] {
+            let command = format!("ip {family} rule {verb} fwmark {mark} lookup {table} priority {priority}\n");
+            assert!(guide.contains(&command), "{command}");
+        }
+        assert!(guide.contains(&format!("ip {family} route add local default dev lo table {table}\n")));
     }
 }

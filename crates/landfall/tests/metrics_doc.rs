@@ -97,12 +97,13 @@ fn scrape() -> String {
          [[endpoint_groups]]\nname = \"g\"\nhealth_check = {{ protocol = \"udp\", send = \"ping\" }}\n\
          endpoints = [{{ name = \"e\", address = \"127.0.0.1\" }}, {{ name = \"n\", address = \"e.example.com\", weight = 0 }}]\n"
     );
-    let host = Host { name: "doc1".into(), cores: NonZeroUsize::MIN, descriptors: 4096 };
+    let host = Host { name: "doc1".into(), cores: NonZeroUsize::MIN, descriptors: 4096, congestion: Vec::new() };
     let config = Config::parse(&file, &host).unwrap();
     let settings = EdgeSettings {
         static_ips: config.edge.announce.clone(),
         hash_seed: config.hash_seed,
         workers: config.edge.workers,
+        pin: config.edge.pin,
         listeners: config.listeners.iter().map(|listener| listener.settings.clone()).collect(),
     };
     let mut names = Names::new(config);

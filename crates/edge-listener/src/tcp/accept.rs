@@ -1,152 +1,143 @@
-//! Connections arrive: one task per listening socket accepts, one task per connection serves.
+//! Connections arrive: each is admitted and dialled on, or reset.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::Duration,
+};
 
-use endpoint_group::{FlowKey, Protocol, Slot};
-use tokio::net::{TcpListener, TcpStream};
+use endpoint_group::{FlowKey, Protocol};
+use rustix::net::{SocketFlags, acceptfrom_with};
 
-use super::{dial, leg::Leg, relay};
+use super::{
+    connection::{Connection, Event},
+    leg::Leg,
+    table::Tcp,
+};
 use crate::{
     account::Counters,
-    bind::Bound,
+    bind::ACCEPT_QUEUE,
     flow::OpenFlow,
-    reasons::{CloseReason, DropReason},
+    poll::{EventFlags, Source},
+    reasons::{DropReason, is_descriptors},
     routes::Classifier,
-    worker::{Phase, Worker},
+    settings::TcpSettings,
+    udp::Udp,
+    worker::Context,
 };
 
 /// How long accepting pauses when the kernel refuses for lack of descriptors or memory: long enough not to spin, short enough that
 /// connections wait in the accept queue rather than fail.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Connections accepted before others get a turn.
+const BURST: usize = 32;
 
-/// One listening socket of one worker.
-struct Acceptor {
-    worker: Rc<Worker>,
-    listener: usize,
-    address: SocketAddr,
-    classifier: Classifier,
-    counters: Arc<Counters>,
+/// One static IP and port, as one worker serves it.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    pub listener: usize,
+    pub settings: TcpSettings,
+    pub address: SocketAddr,
+    pub classifier: Classifier,
+    pub counters: Arc<Counters>,
+    /// `None` once it is closed for a drain.
+    pub socket: Option<Arc<TcpListener>>,
 }
 
-pub(crate) fn spawn(worker: &Rc<Worker>, bound: Bound<std::net::TcpListener>) {
-    let counters = worker.counters(bound.listener, Protocol::Tcp);
-    let socket = match TcpListener::from_std(bound.socket) {
-        Ok(socket) => Arc::new(socket),
-        Err(error) => {
-            tracing::error!(address = %bound.address, %error, "cannot accept on a bound socket");
-            return;
-        }
-    };
-    worker.shared.books.overflow().watch(&socket, bound.listener, Protocol::Tcp);
-    let acceptor = Rc::new(Acceptor {
-        worker: Rc::clone(worker),
-        listener: bound.listener,
-        address: bound.address,
-        classifier: worker.classifier(bound.listener),
-        counters,
-    });
-    tokio::task::spawn_local(accept_until_drained(acceptor, socket));
-}
-
-/// Accepts until the edge drains, then serves what the kernel has accepted already, then closes the socket.
-async fn accept_until_drained(acceptor: Rc<Acceptor>, socket: Arc<TcpListener>) {
-    // The drain is not over while this socket may still bring connections.
-    let _live = acceptor.worker.live();
-    let mut phase = acceptor.worker.shared.phase.clone();
-    loop {
-        tokio::select! {
-            accepted = socket.accept() => match accepted {
-                Ok((stream, client)) => acceptor.take(stream, client),
-                Err(error) => acceptor.failed(&error).await,
-            },
-            _ = phase.wait_for(|&phase| phase >= Phase::Draining) => break,
+impl Tcp {
+    /// Takes what waits at a socket, up to a burst; what is left is reported again. Flows of `udp` that were never answered make room for
+    /// connections.
+    pub fn accept(&mut self, context: &Context, at: usize, udp: &mut Udp) {
+        for _ in 0..BURST {
+            match self.accept_one(context, at, udp) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    // A connection takes two descriptors.
+                    let listener = self.acceptors[at].listener;
+                    if !(is_descriptors(&error) && udp.evict(listener) && udp.evict(listener)) {
+                        return self.pause(context, at, &error);
+                    }
+                }
+            }
         }
     }
-    let mut queued = std::pin::pin!(async {
-        while let Ok((stream, client)) = socket.accept().await {
-            acceptor.take(stream, client);
-        }
-    });
-    // One poll takes all that is queued: `accept` is only pending when the queue is empty.
-    tokio::task::unconstrained(std::future::poll_fn(|cx| {
-        let _ = queued.as_mut().poll(cx);
-        std::task::Poll::Ready(())
-    }))
-    .await;
-}
 
-impl Acceptor {
-    fn take(self: &Rc<Self>, stream: TcpStream, client: SocketAddr) {
-        let leg = Leg::new(stream);
-        let key = FlowKey { protocol: Protocol::Tcp, client, to: self.address };
-        let slot = self.classifier.slot(&key);
-        if self.worker.shared.routes.choose(self.listener, slot).is_none() {
-            self.counters.count_drop(DropReason::NoEndpoint);
-            return;
-        }
-        let Some(flow) = OpenFlow::admit(&self.worker, self.listener, Protocol::Tcp, &self.counters, client.ip()) else {
-            return;
+    /// Whether there may be another.
+    fn accept_one(&mut self, context: &Context, at: usize, udp: &mut Udp) -> io::Result<bool> {
+        let Some(socket) = &self.acceptors[at].socket else { return Ok(false) };
+        let (stream, client) = match acceptfrom_with(&**socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((stream, client)) => (stream, client.and_then(|client| SocketAddr::try_from(client).ok())),
+            Err(rustix::io::Errno::AGAIN) => return Ok(false),
+            // A connection that its client aborted while it waited is nobody's loss.
+            Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => return Ok(true),
+            Err(error) => return Err(error.into()),
         };
-        let acceptor = Rc::clone(self);
-        tokio::task::spawn_local(async move {
-            let reason = acceptor.serve(leg, client, slot, &flow).await;
-            tracing::debug!(%client, to = %acceptor.address, reason = reason.as_str(), "connection ended");
-            flow.ends(reason);
-        });
-    }
-
-    async fn failed(&self, error: &std::io::Error) {
-        // A connection that its client aborted while it waited is nobody's loss.
-        if error.raw_os_error() == Some(libc::ECONNABORTED) {
-            return;
-        }
-        // Nothing is lost yet: the connection waits in the accept queue, whose overflow is counted.
-        if self.worker.may_complain() {
-            tracing::warn!(address = %self.address, %error, "cannot accept; connections wait");
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-
-    async fn serve(&self, mut client: Leg, from: SocketAddr, slot: Slot, flow: &OpenFlow) -> CloseReason {
-        let Some(settings) = &self.worker.shared.settings.listeners[self.listener].tcp else {
-            return CloseReason::LocalError;
-        };
-        let dial = dial::Dial { worker: &self.worker, listener: self.listener, settings, counters: &self.counters };
-        let dialed = tokio::select! {
-            dialed = dial.first_that_accepts(slot, self.address.port()) => dialed,
-            () = client.aborted() => return CloseReason::ClientReset,
-        };
-        let (mut endpoint, id) = match dialed {
-            Ok(dialed) => dialed,
-            Err(reason) => return reason,
-        };
-        flow.pin(&self.worker, id);
-        let mut registered = self.worker.connections.register((self.listener, id), (from, self.address));
-        let routes = &self.worker.shared.routes;
-        // The table may have changed between the choice and the registration, and the sweep passed by.
-        if routes.must_leave(self.listener, id, settings.on_unhealthy) {
-            return CloseReason::EndpointGone;
-        }
-        if let Some(header) = settings.client_ip.header(Protocol::Tcp, from, self.address)
-            && !endpoint.begins_with(&header)
+        if let Some(client) = client
+            && let Err(reason) = self.take(context, at, stream, client, udp)
         {
-            return CloseReason::EndpointReset;
+            self.acceptors[at].counters.count_drop(reason);
         }
-        let relay = relay::Relay {
-            client: &client,
-            endpoint: &endpoint,
-            counters: &self.counters,
-            buffer: &self.worker.buffer,
-            idle_timeout: settings.idle_timeout,
-        };
-        let reason = tokio::select! {
-            reason = relay.run() => reason,
-            Ok(reason) = &mut registered.killed => reason,
-        };
-        if matches!(reason, CloseReason::Finished) {
-            client.finish();
-            endpoint.finish();
+        Ok(true)
+    }
+
+    fn take(
+        &mut self,
+        context: &Context,
+        at: usize,
+        stream: OwnedFd,
+        client: SocketAddr,
+        udp: &mut Udp,
+    ) -> Result<(), DropReason> {
+        let Acceptor { listener, address, classifier, ref counters, .. } = self.acceptors[at];
+        let leg = Leg::accepted(stream);
+        let slot = classifier.slot(&FlowKey { protocol: Protocol::Tcp, client, to: address });
+        if context.shared.routes.choose(listener, slot).is_none() {
+            return Err(DropReason::NoEndpoint);
         }
-        reason
+        let mut make_room = || udp.evict(listener);
+        let open = OpenFlow::admit(context, listener, Protocol::Tcp, counters, client.ip(), &mut make_room)?;
+        let id = self.connections.insert(Connection::new(at, client, slot, leg, open, context.now()));
+        let connection = &self.connections[id];
+        self.timers.set(connection.due, id);
+        self.handle(context, id, Event::Accepted);
+        Ok(())
+    }
+
+    /// Stops accepting for a while. Nothing is lost yet: connections wait in the accept queue, whose overflow is counted.
+    fn pause(&mut self, context: &Context, at: usize, error: &io::Error) {
+        let acceptor = &mut self.acceptors[at];
+        if context.may_complain() {
+            tracing::warn!(address = %acceptor.address, %error, "cannot accept; connections wait");
+        }
+        if let Some(socket) = &acceptor.socket {
+            // Err: it is reported at once again, and paused again.
+            let _ = context.poll.change(&**socket, Source::Acceptor(at), EventFlags::empty());
+        }
+        self.paused.set(context.now() + PAUSE, at);
+    }
+
+    /// Ends the pauses that are over.
+    pub(super) fn resume(&mut self, context: &Context) {
+        while let Some(at) = self.paused.pop(context.now()) {
+            let Acceptor { socket: Some(socket), address, .. } = &self.acceptors[at] else { continue };
+            if let Err(error) = context.poll.change(&**socket, Source::Acceptor(at), EventFlags::IN) {
+                tracing::error!(%address, %error, "cannot accept any more");
+            }
+        }
+    }
+
+    /// Serves what the kernel has accepted already, then closes the listening sockets.
+    pub fn close(&mut self, context: &Context, udp: &mut Udp) {
+        for at in 0..self.acceptors.len() {
+            for _ in 0..ACCEPT_QUEUE {
+                if !matches!(self.accept_one(context, at, udp), Ok(true)) {
+                    break;
+                }
+            }
+            self.acceptors[at].socket = None;
+        }
     }
 }

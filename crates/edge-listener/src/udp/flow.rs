@@ -1,249 +1,143 @@
 //! One UDP flow: a client's address and port pinned to an endpoint through a connected socket of its own.
-//!
-//! The connected socket lets the kernel find the flow of a reply, and brings ICMP errors back to the flow they belong to.
 
 use std::{
-    cell::{Cell, RefCell},
-    io::{self, IoSlice, Read},
     net::SocketAddr,
-    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use endpoint_group::{EndpointId, FlowKey, Protocol, Slot};
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::{
-    io::Interest,
-    net::UdpSocket,
-    sync::Notify,
-    time::{self, Instant},
-};
 
-use super::receive::Receiver;
+use super::{
+    message::Offload,
+    table::{Receiver, Udp},
+    upstream::{self, Upstream},
+};
 use crate::{
-    account::Direction,
-    client_ip::ClientIp,
     flow::OpenFlow,
-    reasons::{CloseReason, DropReason, is_descriptors, is_local},
+    poll::FlowId,
+    reasons::{CloseReason, DropReason},
+    settings::UdpSettings,
+    worker::Context,
 };
 
-/// Replies of one flow before others get a turn.
-const BURST: usize = 32;
-/// What wakes the reply task. An ICMP error makes a socket fail, not readable.
-const REPLY: Interest = Interest::READABLE.add(Interest::ERROR);
-/// Endpoints tried when the first cannot be addressed at all.
-const ATTEMPTS: usize = 3;
-
-pub(crate) struct Flow {
-    client: SocketAddr,
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// The place of its receiver.
+    pub receiver: usize,
+    pub client: SocketAddr,
     slot: Slot,
-    upstream: RefCell<Upstream>,
-    /// Wakes the reply task when `upstream` was replaced.
-    moved: Notify,
-    last: Cell<Instant>,
+    pub upstream: Upstream,
+    /// When a datagram last came, from either side.
+    pub last: Instant,
+    /// When it stands in its queue.
+    pub due: Instant,
+    /// Whether an endpoint has ever answered.
+    pub answered: bool,
     /// What tells the endpoint who the client is.
-    header: Option<Box<[u8]>>,
-    /// Whether this endpoint has been told, or was about to be.
-    introduced: Cell<bool>,
-    open: OpenFlow,
-}
-
-#[derive(Clone)]
-struct Upstream {
-    endpoint: EndpointId,
-    socket: Rc<UdpSocket>,
-}
-
-/// Opens a flow for `client`; `None` after counting why not.
-pub(crate) fn open(receiver: &Rc<Receiver>, client: SocketAddr) -> Option<Rc<Flow>> {
-    let slot = receiver.classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to: receiver.address });
-    if receiver.worker.shared.routes.choose(receiver.listener, slot).is_none() {
-        receiver.counters.count_drop(DropReason::NoEndpoint);
-        return None;
-    }
-    let open = OpenFlow::admit(&receiver.worker, receiver.listener, Protocol::Udp, &receiver.counters, client.ip())?;
-    let upstream = match connect_first(receiver, slot) {
-        Ok(upstream) => upstream,
-        Err(reason) => {
-            receiver.counters.count_drop(reason);
-            open.ends(match reason {
-                DropReason::NoDescriptors | DropReason::LocalError => CloseReason::LocalError,
-                _ => CloseReason::ConnectFailed,
-            });
-            return None;
-        }
-    };
-    open.pin(&receiver.worker, upstream.endpoint);
-    tracing::debug!(%client, to = %receiver.address, endpoint = upstream.endpoint.index(), "flow opened");
-    let flow = Rc::new(Flow {
-        client,
-        slot,
-        upstream: RefCell::new(upstream),
-        moved: Notify::new(),
-        last: Cell::new(Instant::now()),
-        header: receiver.settings.client_ip.header(Protocol::Udp, client, receiver.address),
-        introduced: Cell::new(false),
-        open,
-    });
-    tokio::task::spawn_local(replies(Rc::clone(receiver), Rc::clone(&flow)));
-    Some(flow)
-}
-
-/// A socket to the slot's endpoint, or to the next in rank that this host has a route to.
-fn connect_first(receiver: &Receiver, slot: Slot) -> Result<Upstream, DropReason> {
-    let shared = &receiver.worker.shared;
-    let mut tried = Vec::new();
-    while tried.len() < ATTEMPTS {
-        let Some(endpoint) = shared.routes.next(receiver.listener, slot, &tried) else { break };
-        tried.push(endpoint);
-        let address = shared.routes.load().endpoint(endpoint).map(|e| e.target.address(receiver.address.port()));
-        let Some(address) = address else { continue };
-        match connect(address) {
-            Ok(socket) => return Ok(Upstream { endpoint, socket: Rc::new(socket) }),
-            Err(error) if is_descriptors(&error) => return Err(DropReason::NoDescriptors),
-            Err(error) if is_local(&error) => {
-                tracing::debug!(%address, %error, "cannot open a socket to an endpoint");
-                return Err(DropReason::LocalError);
-            }
-            Err(error) => {
-                tracing::debug!(%address, %error, "endpoint cannot be addressed");
-                shared.observer.failed(endpoint);
-            }
-        }
-    }
-    Err(DropReason::Unreachable)
-}
-
-fn connect(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), None)?;
-    socket.connect(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    pub header: Option<Box<[u8]>>,
+    /// Whether the present endpoint has been told.
+    pub introduced: bool,
+    /// What is known of segmentation on the way to the client.
+    pub to_client: Offload,
+    pub open: OpenFlow,
 }
 
 impl Flow {
     /// Where it is pinned.
     pub fn endpoint(&self) -> EndpointId {
-        self.upstream.borrow().endpoint
+        self.upstream.endpoint
     }
 
-    /// Hands a client's datagram to the flow's endpoint, or to the present choice if it must leave that one.
-    pub fn forward(&self, receiver: &Receiver, datagram: &[u8]) {
-        self.last.set(Instant::now());
-        let endpoint = self.endpoint();
-        if receiver.worker.shared.routes.must_leave(receiver.listener, endpoint, receiver.settings.on_unhealthy) {
-            self.leave(receiver, endpoint);
-        }
-        let upstream = self.upstream.borrow();
-        let every = receiver.settings.client_ip == ClientIp::ProxyV2Every;
-        let header = self.header.as_deref().filter(|_| every || !self.introduced.replace(true)).unwrap_or_default();
-        match send(&upstream.socket, header, datagram) {
-            Ok(()) => receiver.counters.forward(Direction::ToEndpoint, datagram.len(), 1),
-            Err(error) => receiver.counters.count_drop(self.failed(receiver, upstream.endpoint, &error)),
-        }
+    /// How long it lives without a datagram.
+    pub fn patience(&self, settings: &UdpSettings) -> Duration {
+        if self.answered { settings.idle_timeout } else { settings.unanswered_timeout }
     }
 
-    /// Moves to the present choice. Without one that can be addressed the flow stays where it is.
-    fn leave(&self, receiver: &Receiver, from: EndpointId) {
-        if receiver.worker.shared.routes.choose(receiver.listener, self.slot) == Some(from) {
-            return;
-        }
-        let Ok(upstream) = connect_first(receiver, self.slot) else { return };
-        if upstream.endpoint == from {
-            return;
-        }
+    /// Whether it must leave its endpoint, and there is another to go to.
+    pub fn must_leave(&self, context: &Context, receiver: &Receiver) -> bool {
+        let (from, routes) = (self.endpoint(), &context.shared.routes);
+        routes.must_leave(receiver.listener, from, receiver.settings.on_unhealthy)
+            && routes.choose(receiver.listener, self.slot) != Some(from)
+    }
+
+    /// Moves to the present choice. Without one that can be addressed it stays.
+    pub fn leave(&mut self, context: &Context, receiver: &Receiver, id: FlowId) {
+        // The next endpoint may be this one under another name, with the same address.
+        drop(self.upstream.lease.take());
+        let from = vec![self.endpoint()];
+        let Ok(upstream) = upstream::first(context, receiver, self.slot, self.client, id, from) else { return };
         tracing::debug!(client = %self.client, to = %receiver.address, endpoint = upstream.endpoint.index(), "flow moved");
-        self.open.pin(&receiver.worker, upstream.endpoint);
-        self.upstream.replace(upstream);
-        self.introduced.set(false);
+        self.open.pin(context, upstream.endpoint);
+        self.upstream.count_overflow(&receiver.counters);
+        self.upstream = upstream;
+        self.introduced = false;
         receiver.counters.moved();
-        self.moved.notify_one();
     }
+}
 
-    /// The reason under which a datagram that `endpoint`'s socket refused is counted.
-    fn failed(&self, receiver: &Receiver, endpoint: EndpointId, error: &io::Error) -> DropReason {
-        match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOBUFS) => DropReason::EndpointBufferFull,
-            Some(libc::EMSGSIZE) => DropReason::TooBig,
-            Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EPERM | libc::EACCES) => {
-                receiver.worker.shared.observer.failed(endpoint);
-                DropReason::EndpointRefused
-            }
-            _ => {
-                tracing::debug!(client = %self.client, %error, "cannot send to the endpoint");
-                DropReason::LocalError
-            }
+impl Udp {
+    /// Opens a flow for `client`, or says why not.
+    pub(super) fn open(&mut self, context: &Context, at: usize, client: SocketAddr) -> Result<FlowId, DropReason> {
+        let Receiver { listener, address, classifier, .. } = self.receivers[at];
+        // No reply would reach it.
+        if client.port() == 0 {
+            return Err(DropReason::NoSourcePort);
         }
-    }
-}
-
-/// Sends; an error that an earlier datagram caused is taken off the socket first and does not cost this one.
-///
-/// Straight to the kernel: the runtime holds a new socket for not writable until its next turn, which would cost the first datagram.
-fn send(socket: &UdpSocket, header: &[u8], datagram: &[u8]) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    let send = || match header {
-        [] => socket.send(datagram),
-        header => socket.send_vectored(&[IoSlice::new(header), IoSlice::new(datagram)]),
-    };
-    match send() {
-        Err(error) if is_icmp(&error) => send().map(drop),
-        sent => sent.map(drop),
-    }
-}
-
-/// Whether `error` is an ICMP error that the host of an earlier datagram, or a router before it, sent back.
-fn is_icmp(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EACCES))
-}
-
-/// Carries replies back, from the static IP and port that the client addressed, until the flow has been idle for its timeout.
-async fn replies(receiver: Rc<Receiver>, flow: Rc<Flow>) {
-    let idle_timeout = receiver.settings.idle_timeout;
-    loop {
-        let upstream = flow.upstream.borrow().clone();
-        let due = flow.last.get() + idle_timeout;
-        tokio::select! {
-            carried = upstream.socket.async_io(REPLY, || carry(&receiver, &flow, &upstream)) => {
-                if let Err(error) = carried {
-                    tracing::warn!(client = %flow.client, %error, "cannot wait for replies");
-                    flow.open.ends(CloseReason::LocalError);
-                    break;
-                }
-            }
-            () = flow.moved.notified() => continue,
-            () = time::sleep_until(due) => {
-                if flow.last.get() + idle_timeout <= Instant::now() {
-                    flow.open.ends(CloseReason::Idle);
-                    break;
-                }
-                continue;
-            }
+        let slot = classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to: address });
+        if context.shared.routes.choose(listener, slot).is_none() {
+            return Err(DropReason::NoEndpoint);
         }
-        tokio::task::yield_now().await;
-    }
-    tracing::debug!(client = %flow.client, to = %receiver.address, "flow ended");
-    receiver.flows.borrow_mut().remove(&flow.client);
-}
-
-/// Carries up to [`BURST`] replies. Ends with `WouldBlock` once there is none left, which makes the caller wait for the next.
-fn carry(receiver: &Receiver, flow: &Flow, upstream: &Upstream) -> io::Result<()> {
-    for _ in 0..BURST {
-        let mut buffer = receiver.worker.buffer.borrow_mut();
-        match (&*SockRef::from(&upstream.socket)).read(&mut buffer) {
-            Ok(length) => {
-                flow.last.set(Instant::now());
-                match SockRef::from(&receiver.socket).send_to(&buffer[..length], &flow.client.into()) {
-                    Ok(_) => receiver.counters.forward(Direction::ToClient, length, 1),
-                    Err(error) => receiver.counters.count_drop(match error.raw_os_error() {
-                        Some(libc::EAGAIN | libc::ENOBUFS) => DropReason::ClientBufferFull,
-                        Some(libc::EMSGSIZE) => DropReason::TooBig,
-                        _ => DropReason::LocalError,
-                    }),
-                }
+        let counters = Arc::clone(&self.receivers[at].counters);
+        let mut make_room = || self.make_room(context, at);
+        let open = OpenFlow::admit(context, listener, Protocol::Udp, &counters, client.ip(), &mut make_room)?;
+        match self.insert(context, at, slot, client, open) {
+            // This host lacks something that an unanswered flow holds.
+            Err((DropReason::NoDescriptors | DropReason::LocalError, open)) if self.make_room(context, at) => {
+                self.insert(context, at, slot, client, open)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-            Err(error) if is_icmp(&error) => receiver.worker.shared.observer.failed(upstream.endpoint),
-            Err(error) => tracing::debug!(client = %flow.client, %error, "error from the endpoint's socket"),
+            inserted => inserted,
         }
+        .map_err(|(reason, mut open)| {
+            open.ends(match reason {
+                DropReason::NoDescriptors | DropReason::LocalError => CloseReason::LocalError,
+                _ => CloseReason::ConnectFailed,
+            });
+            reason
+        })
     }
-    Ok(())
+
+    /// Ends a flow that was never answered, but not before its datagrams have left. Whether there was one.
+    fn make_room(&mut self, context: &Context, at: usize) -> bool {
+        self.forward_found(context, at);
+        self.evict(self.receivers[at].listener)
+    }
+
+    fn insert(
+        &mut self,
+        context: &Context,
+        at: usize,
+        slot: Slot,
+        client: SocketAddr,
+        open: OpenFlow,
+    ) -> Result<FlowId, (DropReason, OpenFlow)> {
+        let receiver = &mut self.receivers[at];
+        let now = context.now();
+        let due = now + receiver.settings.unanswered_timeout;
+        let id = self.flows.try_insert_with_key(|id| {
+            let mut open = open;
+            let upstream = match upstream::first(context, receiver, slot, client, id, Vec::new()) {
+                Ok(upstream) => upstream,
+                Err(reason) => return Err((reason, open)),
+            };
+            open.pin(context, upstream.endpoint);
+            tracing::debug!(%client, to = %receiver.address, endpoint = upstream.endpoint.index(), "flow opened");
+            let header = receiver.settings.client_ip.header(Protocol::Udp, client, receiver.address);
+            let (answered, introduced, to_client) = (false, false, Offload::default());
+            Ok(Flow { receiver: at, client, slot, upstream, last: now, due, answered, header, introduced, to_client, open })
+        })?;
+        receiver.flows.insert(client, id);
+        self.queues[receiver.listener].unanswered.set(due, id);
+        Ok(id)
+    }
 }

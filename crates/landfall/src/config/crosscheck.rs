@@ -10,6 +10,7 @@ use super::{
     endpoint_group::{RawGroup, known_groups},
     listener::{RawListener, overlap, shown},
     reader::Report,
+    transparent,
 };
 
 /// The most endpoints of one file; the routing table numbers them in 16 bits and keeps two numbers for itself.
@@ -58,7 +59,9 @@ pub(super) fn check(report: &Report, file: &RawFile) -> Resolved {
         let port = probe_port(report, raw, &group, users)?;
         Some((group, port))
     });
-    Resolved { groups: groups.collect(), groups_of }
+    let resolved = Resolved { groups: groups.collect(), groups_of };
+    transparent::check(report, file, &resolved);
+    resolved
 }
 
 fn static_ips(report: &Report, file: &RawFile) {
@@ -100,7 +103,8 @@ fn listeners_apart(report: &Report, listeners: &[RawListener]) {
     }
 }
 
-fn common_protocol(a: &RawListener, b: &RawListener) -> Option<Protocol> {
+/// A protocol that both serve.
+pub(super) fn common_protocol(a: &RawListener, b: &RawListener) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp].into_iter().find(|&protocol| a.serves(protocol) && b.serves(protocol))
 }
 

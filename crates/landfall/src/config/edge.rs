@@ -23,6 +23,7 @@ const MOST_WORKERS: u64 = 1024;
 pub(super) struct RawEdge {
     pub(super) name: Option<Name>,
     pub(super) workers: NonZeroUsize,
+    pub(super) pin: bool,
     pub(super) admin: Marked<SocketAddr>,
     pub(super) control: PathBuf,
     pub(super) announce: Option<Vec<Marked<IpAddr>>>,
@@ -38,6 +39,7 @@ impl RawEdge {
         Some(Edge {
             name: self.name.clone()?,
             workers: self.workers,
+            pin: self.pin,
             admin: self.admin.value,
             control: self.control.clone(),
             announce: announce.map_or_else(|| static_ips.to_vec(), |ips| ips.iter().map(|ip| ip.value).collect()),
@@ -54,6 +56,7 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
     let mut raw = RawEdge {
         name: None,
         workers: host.cores,
+        pin: false,
         admin: Marked { value: SocketAddr::from(([127, 0, 0, 1], 9900)), at: root.mark("edge.admin") },
         control: PathBuf::from(crate::commands::CONTROL),
         announce: None,
@@ -71,6 +74,14 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
     };
     if let Some(workers) = edge.get("workers", |item| values::count(item, MOST_WORKERS)) {
         raw.workers = workers;
+    }
+    if let Some(item) = edge.item("pin") {
+        raw.pin = item.read(values::boolean).unwrap_or_default();
+        if raw.pin && raw.workers > host.cores {
+            let reason =
+                format!("{} workers are to be pinned, and this host has {} processors for them", raw.workers, host.cores);
+            report.warn(&item.at, Fault::new(reason, format!("write workers = {} or fewer, or pin = false", host.cores)));
+        }
     }
     if let Some(item) = edge.item("admin")
         && let Some(value) = item.read(admin)
@@ -98,7 +109,7 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
     if let Some(path) = edge.get("fast_path", |item| values::choice(item, &paths, &["on"])) {
         raw.fast_path = path;
     }
-    edge.later(&["nat_addresses", "nat_ports", "pin", "crash_grace"]);
+    edge.later(&["nat_addresses", "nat_ports", "crash_grace"]);
     edge.finish();
     raw
 }

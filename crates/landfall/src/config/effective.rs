@@ -1,5 +1,7 @@
 //! A [`Config`] as TOML with every default filled in: parsing it again on the same host gives an equal `Config`.
 
+mod listener;
+
 use std::{
     fmt::{self, Write},
     ops::RangeInclusive,
@@ -7,12 +9,10 @@ use std::{
 };
 
 use ::anycast::{decide::WhenIsolated, reconcile::Carrier};
-use edge_listener::client_ip::ClientIp;
-use edge_listener::settings::{OnUnhealthy, TcpSettings, UdpSettings};
-use endpoint_group::{Affinity, Endpoint, EndpointGroup, MinHealthy, Protocol as Transport, WhenAllUnhealthy};
+use endpoint_group::{Endpoint, EndpointGroup, MinHealthy};
 use health_checker::{Expect, ProbeKind, preset::Protocol, tls::TlsSettings};
 
-use super::{Anycast, Config, Edge, FastPath, Forwarding, Group, Listener, ProbePort, Proximity, listener::shown};
+use super::{Anycast, Config, Edge, FastPath, Group, ProbePort};
 
 impl Config {
     /// This config as a file that says everything.
@@ -30,7 +30,7 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     writeln!(out, "hash_seed = {}    # a secret, the same on every edge", seed(config.hash_seed))?;
     write_edge(out, &config.edge)?;
     for listener in &config.listeners {
-        write_listener(out, config, listener)?;
+        listener::write(out, config, listener)?;
     }
     for group in &config.endpoint_groups {
         write_group(out, group)?;
@@ -65,90 +65,13 @@ fn write_edge(out: &mut String, edge: &Edge) -> fmt::Result {
         FastPath::Auto => "auto",
         FastPath::Off => "off",
     };
-    writeln!(out, "\n[edge]\nname = {}\nworkers = {}", quoted(&edge.name), edge.workers)?;
+    writeln!(out, "\n[edge]\nname = {}\nworkers = {}\npin = {}", quoted(&edge.name), edge.workers, edge.pin)?;
     writeln!(out, "admin = {}\ncontrol = {}", quoted(edge.admin), quoted(edge.control.display()))?;
     writeln!(out, "fast_path = {}\nannounce = {}", quoted(fast_path), list(&edge.announce))?;
     if !edge.resolvers.is_empty() {
         writeln!(out, "resolvers = {}", list(&edge.resolvers))?;
     }
     writeln!(out, "drain_timeout = {}", span(edge.drain_timeout))
-}
-
-fn write_listener(out: &mut String, config: &Config, listener: &Listener) -> fmt::Result {
-    let settings = &listener.settings;
-    let protocol = match (&settings.tcp, &settings.udp) {
-        (Some(_), Some(_)) => "tcp_udp",
-        (Some(_), None) => "tcp",
-        (None, _) => "udp",
-    };
-    let affinity = match settings.affinity {
-        Affinity::None => "none",
-        Affinity::SourceIp => "source_ip",
-    };
-    let when_all_unhealthy = match listener.when_all_unhealthy {
-        WhenAllUnhealthy::FailOpen => "fail_open",
-        WhenAllUnhealthy::FailClosed => "fail_closed",
-    };
-    let forwarding = match listener.forwarding {
-        Forwarding::Auto => "auto",
-        Forwarding::User => "user",
-    };
-    let groups = listener.groups.iter().filter_map(|&group| config.endpoint_groups.get(group));
-    writeln!(out, "\n[[listeners]]\nname = {}\nprotocol = {}", quoted(&settings.name), quoted(protocol))?;
-    let ports = settings.ports.iter().map(|range| if range.len() == 1 { shown(range) } else { quoted(shown(range)) });
-    writeln!(out, "ports = [{}]", ports.collect::<Vec<_>>().join(", "))?;
-    writeln!(out, "client_affinity = {}", quoted(affinity))?;
-    write_protocols(out, settings.tcp.as_ref(), settings.udp.as_ref())?;
-    writeln!(out, "when_all_unhealthy = {}", quoted(when_all_unhealthy))?;
-    let client_ip = settings.udp.as_ref().map(|udp| udp.client_ip).or(settings.tcp.as_ref().map(|tcp| tcp.client_ip));
-    let client_ip = match client_ip.unwrap_or_default() {
-        ClientIp::None => "none",
-        ClientIp::ProxyV2 => "proxy_v2",
-        ClientIp::ProxyV2Every => "proxy_v2_every",
-    };
-    writeln!(out, "forwarding = {}\nclient_ip = {}", quoted(forwarding), quoted(client_ip))?;
-    write!(out, "limits = {{ max_flows = {}", settings.limits.max_flows)?;
-    if let Some(most) = settings.limits.max_flows_per_client {
-        write!(out, ", max_flows_per_client = {most}")?;
-    }
-    if let Some(most) = settings.limits.new_flows_per_client_per_second {
-        write!(out, ", new_flows_per_client_per_second = {most}")?;
-    }
-    writeln!(out, " }}\nallow = {}\ndeny = {}", list(settings.access.allow()), list(settings.access.deny()))?;
-    writeln!(out, "endpoint_groups = {}", list(groups.map(|group| &group.group.name)))?;
-    let proximity = match listener.proximity {
-        Proximity::Listed => "listed",
-        Proximity::Latency => "latency",
-    };
-    writeln!(out, "proximity = {}", quoted(proximity))
-}
-
-fn write_protocols(out: &mut String, tcp: Option<&TcpSettings>, udp: Option<&UdpSettings>) -> fmt::Result {
-    let tcp_side = tcp.map(|tcp| (span(tcp.idle_timeout), quoted(on_unhealthy(Transport::Tcp, tcp.on_unhealthy))));
-    let udp_side = udp.map(|udp| (span(udp.idle_timeout), quoted(on_unhealthy(Transport::Udp, udp.on_unhealthy))));
-    match (tcp_side, udp_side) {
-        (Some((tcp_idle, tcp_leave)), Some((udp_idle, udp_leave))) => {
-            writeln!(out, "idle_timeout = {{ tcp = {tcp_idle}, udp = {udp_idle} }}")?;
-            writeln!(out, "on_unhealthy = {{ tcp = {tcp_leave}, udp = {udp_leave} }}")?;
-        }
-        (Some((idle, leave)), None) | (None, Some((idle, leave))) => {
-            writeln!(out, "idle_timeout = {idle}\non_unhealthy = {leave}")?;
-        }
-        (None, None) => {}
-    }
-    let Some(tcp) = tcp else { return Ok(()) };
-    if let Some(mss) = tcp.mss {
-        writeln!(out, "tcp_mss = {mss}")?;
-    }
-    writeln!(out, "connect_timeout = {}\nconnect_attempts = {}\ntcp = \"proxy\"", span(tcp.connect_timeout), tcp.connect_attempts)
-}
-
-fn on_unhealthy(protocol: Transport, then: OnUnhealthy) -> &'static str {
-    match (then, protocol) {
-        (OnUnhealthy::Keep, _) => "keep",
-        (OnUnhealthy::Leave, Transport::Tcp) => "reset",
-        (OnUnhealthy::Leave, Transport::Udp) => "move",
-    }
 }
 
 fn write_group(out: &mut String, group: &Group) -> fmt::Result {

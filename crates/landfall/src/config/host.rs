@@ -1,8 +1,8 @@
-//! What defaults depend on and no file says: the host.
+//! What defaults and warnings depend on and no file says: the host.
 
-use std::num::NonZeroUsize;
+use std::{fs, num::NonZeroUsize};
 
-/// The facts of a host that defaults follow from. A file means the same wherever these are the same.
+/// The facts of a host that defaults and warnings follow from. A file means the same wherever these are the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
     /// Its name: the default of `edge.name`.
@@ -11,17 +11,21 @@ pub struct Host {
     pub cores: NonZeroUsize,
     /// Descriptors that the process may open: `limits.max_flows` follows from it.
     pub descriptors: u64,
+    /// The congestion control algorithms that any process may choose; empty where the host does not say.
+    pub congestion: Vec<String>,
 }
 
 impl Host {
     /// This host. Descriptors are counted by the hard limit, to which `landfall run` raises itself.
     pub fn detect() -> Self {
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
         Self {
             name: name.trim().to_owned(),
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             // Where the limit cannot be asked for, the smallest that any system grants.
             descriptors: rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(_, hard)| hard),
+            congestion: congestion.split_whitespace().map(str::to_owned).collect(),
         }
     }
 }

@@ -1,10 +1,11 @@
-//! A listener's limits, and the share of this host's descriptors that it gets when it names none.
+//! A listener's limits, and how this host's descriptors are divided: what a listener gets that names no limit.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use edge_listener::settings::Limits;
+use edge_listener::settings::{Limits, ListenerSettings, PIPES_PER_WORKER};
 
 use super::{
+    Config, Host, Listener,
     diagnostic::{Fault, Marked},
     listener::RawListener,
     reader::{Report, Section},
@@ -60,37 +61,82 @@ pub struct Appetite {
     pub sockets: u64,
     /// Descriptors of one flow: two for TCP (client and endpoint), one for UDP.
     pub per_flow: u64,
+    /// Whether its connections may go through the workers' pipes.
+    pub pipes: bool,
 }
 
-/// Why the descriptors do not suffice.
+impl Appetite {
+    fn new(ports: u64, (tcp, udp): (bool, bool), static_ips: usize, workers: NonZeroUsize) -> Self {
+        let protocols = u64::from(tcp) + u64::from(udp);
+        let sockets = ports * protocols * static_ips as u64 * workers.get() as u64;
+        Self { sockets, per_flow: if tcp { 2 } else { 1 }, pipes: tcp }
+    }
+
+    fn of(settings: &ListenerSettings, static_ips: usize, workers: NonZeroUsize) -> Self {
+        let serves = (settings.tcp.is_some(), settings.udp.is_some());
+        Self::new(settings.ports.iter().map(|range| range.len() as u64).sum(), serves, static_ips, workers)
+    }
+
+    fn of_raw(listener: &RawListener, static_ips: usize, workers: NonZeroUsize) -> Self {
+        let serves = (listener.tcp.is_some(), listener.udp.is_some());
+        Self::new(listener.ports.iter().map(|range| range.value.len() as u64).sum(), serves, static_ips, workers)
+    }
+}
+
+/// How the descriptors of a host are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// That the process may open.
+    pub descriptors: u64,
+    /// For the sockets of all listeners.
+    pub listening_sockets: u64,
+    /// [`RESERVED_DESCRIPTORS`], and two for each of the [`PIPES_PER_WORKER`] where TCP is served.
+    pub reserved: u64,
+}
+
+/// The descriptors do not suffice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{sockets} listening sockets and {RESERVED_DESCRIPTORS} descriptors in reserve leave too few of this host's {limit} descriptors for flows"
+    "{} listening sockets and {} descriptors in reserve leave too few of this host's {} descriptors for flows",
+    .0.listening_sockets, .0.reserved, .0.descriptors
 )]
-pub struct TooFewDescriptors {
-    /// The sockets of all listeners.
-    pub sockets: u64,
-    /// The limit as given.
-    pub limit: u64,
+pub struct TooFewDescriptors(pub Capacity);
+
+impl Capacity {
+    /// The division for these listeners.
+    pub fn new(descriptors: u64, workers: NonZeroUsize, listeners: &[Appetite]) -> Self {
+        let pipes = if listeners.iter().any(|listener| listener.pipes) { workers.get() * PIPES_PER_WORKER } else { 0 };
+        let listening_sockets = listeners.iter().map(|listener| listener.sockets).sum();
+        Self { descriptors, listening_sockets, reserved: RESERVED_DESCRIPTORS + 2 * pipes as u64 }
+    }
+
+    /// The division of `host`'s descriptors by `config`.
+    pub fn of(config: &Config, host: &Host) -> Self {
+        let (static_ips, workers) = (config.edge.announce.len(), config.edge.workers);
+        let appetite = |listener: &Listener| Appetite::of(&listener.settings, static_ips, workers);
+        Self::new(host.descriptors, workers, &config.listeners.iter().map(appetite).collect::<Vec<_>>())
+    }
+
+    /// What is left for flows.
+    pub fn for_flows(&self) -> u64 {
+        self.descriptors.saturating_sub(self.listening_sockets + self.reserved)
+    }
+
+    /// The default `max_flows` of each listener: what is left for flows, in equal shares, divided by what one of the listener's flows
+    /// takes.
+    ///
+    /// A listener with a `max_flows` of its own counts as a sharer all the same, so that setting it changes no other's default.
+    pub fn default_max_flows(&self, listeners: &[Appetite]) -> Result<Vec<NonZeroUsize>, TooFewDescriptors> {
+        let sharers = listeners.len() as u64;
+        let share = |listener: &Appetite| {
+            let flows = self.for_flows().checked_div(sharers)?.checked_div(listener.per_flow)?;
+            NonZeroUsize::new(usize::try_from(flows).unwrap_or(usize::MAX))
+        };
+        listeners.iter().map(|listener| share(listener).ok_or(TooFewDescriptors(*self))).collect()
+    }
 }
 
-/// The default `max_flows` of each listener: what is left of `limit` after listening sockets and
-/// [`RESERVED_DESCRIPTORS`], in equal shares, divided by what one of the listener's flows takes.
-///
-/// A listener with a `max_flows` of its own counts as a sharer all the same, so that setting it changes no other's default.
-pub fn default_max_flows(limit: u64, listeners: &[Appetite]) -> Result<Vec<NonZeroUsize>, TooFewDescriptors> {
-    let sockets = listeners.iter().map(|listener| listener.sockets).sum();
-    let too_few = TooFewDescriptors { sockets, limit };
-    let left = limit.checked_sub(sockets + RESERVED_DESCRIPTORS).ok_or(too_few)?;
-    let sharers = listeners.len() as u64;
-    let share = |listener: &Appetite| {
-        let flows = left.checked_div(sharers)?.checked_div(listener.per_flow)?;
-        NonZeroUsize::new(usize::try_from(flows).unwrap_or(usize::MAX))
-    };
-    listeners.iter().map(|listener| share(listener).ok_or(too_few)).collect()
-}
-
-/// Applies [`default_max_flows`] to the listeners of a file, and reports where it fails or the file's own figures exceed it.
+/// Gives each listener of a file its default, and reports where that fails or the file's own figures exceed what is left.
 pub(super) fn shares(
     report: &Report,
     listeners: &[RawListener],
@@ -98,11 +144,12 @@ pub(super) fn shares(
     workers: NonZeroUsize,
     descriptors: u64,
 ) -> Vec<NonZeroUsize> {
-    let appetites: Vec<_> = listeners.iter().map(|listener| appetite(listener, static_ips, workers)).collect();
+    let appetites: Vec<_> = listeners.iter().map(|listener| Appetite::of_raw(listener, static_ips, workers)).collect();
     let Some((biggest, _)) = appetites.iter().enumerate().max_by_key(|(_, appetite)| appetite.sockets) else {
         return Vec::new();
     };
-    let shares = match default_max_flows(descriptors, &appetites) {
+    let capacity = Capacity::new(descriptors, workers, &appetites);
+    let shares = match capacity.default_max_flows(&appetites) {
         Ok(shares) => shares,
         Err(error) => {
             let at = listeners[biggest].ports.first().map_or(&listeners[biggest].at, |range| &range.at);
@@ -111,8 +158,7 @@ pub(super) fn shares(
             return Vec::new();
         }
     };
-    let sockets: u64 = appetites.iter().map(|appetite| appetite.sockets).sum();
-    let left = descriptors - sockets - RESERVED_DESCRIPTORS;
+    let left = capacity.for_flows();
     for (listener, appetite) in listeners.iter().zip(&appetites) {
         let Some(max_flows) = &listener.limits.max_flows else { continue };
         let wanted = (max_flows.value.get() as u64).saturating_mul(appetite.per_flow);
@@ -125,32 +171,40 @@ pub(super) fn shares(
     shares
 }
 
-fn appetite(listener: &RawListener, static_ips: usize, workers: NonZeroUsize) -> Appetite {
-    let ports: u64 = listener.ports.iter().map(|range| range.value.len() as u64).sum();
-    let (tcp, udp) = (u64::from(listener.tcp.is_some()), u64::from(listener.udp.is_some()));
-    Appetite { sockets: ports * (tcp + udp) * static_ips as u64 * workers.get() as u64, per_flow: if tcp == 1 { 2 } else { 1 } }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GAME: Appetite = Appetite { sockets: 400, per_flow: 1 };
-    const CHAT: Appetite = Appetite { sockets: 4, per_flow: 2 };
+    const GAME: Appetite = Appetite { sockets: 400, per_flow: 1, pipes: false };
+    const CHAT: Appetite = Appetite { sockets: 4, per_flow: 2, pipes: true };
+    const TWO: NonZeroUsize = NonZeroUsize::MIN.saturating_add(1);
+
+    fn shares(descriptors: u64, listeners: &[Appetite]) -> Result<Vec<usize>, TooFewDescriptors> {
+        let shares = Capacity::new(descriptors, TWO, listeners).default_max_flows(listeners)?;
+        Ok(shares.iter().map(|share| share.get()).collect())
+    }
 
     #[test]
     fn what_is_left_is_shared_equally() {
-        let shares = default_max_flows(100_660, &[GAME, CHAT]).unwrap();
-        assert_eq!(shares.iter().map(|share| share.get()).collect::<Vec<_>>(), [50_000, 25_000]);
+        assert_eq!(shares(100_788, &[GAME, CHAT]), Ok(vec![50_000, 25_000]));
+    }
+
+    #[test]
+    fn pipes_are_kept_in_reserve_where_tcp_is_served() {
+        assert_eq!(Capacity::new(1000, TWO, &[GAME]).reserved, RESERVED_DESCRIPTORS);
+        let both = Capacity::new(1000, TWO, &[GAME, CHAT]);
+        assert_eq!(both, Capacity { descriptors: 1000, listening_sockets: 404, reserved: 256 + 2 * 2 * 32 });
+        assert_eq!(both.for_flows(), 212);
     }
 
     #[test]
     fn sockets_that_do_not_fit_are_an_error_with_figures() {
-        let error = default_max_flows(600, &[GAME]).unwrap_err();
-        assert_eq!(error, TooFewDescriptors { sockets: 400, limit: 600 });
-        assert!(error.to_string().contains("400") && error.to_string().contains("600"));
-        assert!(default_max_flows(656, &[GAME]).is_err(), "not one flow would fit");
-        assert!(default_max_flows(657, &[GAME]).is_ok());
-        assert_eq!(default_max_flows(0, &[]), Err(TooFewDescriptors { sockets: 0, limit: 0 }));
+        let error = shares(600, &[GAME]).unwrap_err();
+        assert_eq!(error, TooFewDescriptors(Capacity { descriptors: 600, listening_sockets: 400, reserved: 256 }));
+        let message =
+            "400 listening sockets and 256 descriptors in reserve leave too few of this host's 600 descriptors for flows";
+        assert_eq!(error.to_string(), message);
+        assert!(shares(656, &[GAME]).is_err(), "not one flow would fit");
+        assert_eq!(shares(657, &[GAME]), Ok(vec![1]));
     }
 }

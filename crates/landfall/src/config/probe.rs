@@ -14,7 +14,7 @@ use super::{
     diagnostic::{Fault, Mark, one_of},
     probe_values as values,
     reader::{Item, Report, Section},
-    values::choice,
+    values::{boolean, choice},
 };
 
 /// The word of `protocol`.
@@ -162,7 +162,7 @@ impl<'a> Keys<'a> {
     fn tls(&self) -> Option<TlsSettings> {
         let server_name = self.get("server_name", None, |item| values::server_name(item).map(Some));
         let ca: Option<Option<PathBuf>> = self.get("ca", None, |item| values::ca(item).map(Some));
-        let verify = self.get("verify", true, values::boolean);
+        let verify = self.get("verify", true, boolean);
         let (server_name, ca, verify) = (server_name?, ca?, verify?);
         if !verify {
             if ca.is_some() {

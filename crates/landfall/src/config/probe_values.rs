@@ -173,11 +173,6 @@ pub(super) fn ca(item: &Item<'_>) -> Result<PathBuf, Fault> {
     Ok(path.to_owned())
 }
 
-pub(super) fn boolean(item: &Item<'_>) -> Result<bool, Fault> {
-    const CURE: &str = "write true or false";
-    item.value.as_bool().ok_or_else(|| item.not("true or false", CURE))
-}
-
 /// The protocols to offer; reports what is wrong.
 pub(super) fn alpn(item: &Item<'_>) -> Option<Vec<Vec<u8>>> {
     const CURE: &str = "list what the service speaks, such as [\"h3\"]: 1 to 16 texts of 1 to 255 bytes";

@@ -15,6 +15,7 @@ impl Config {
             ("hash_seed", *hash_seed != new.hash_seed),
             ("edge.name", edge.name != new.edge.name),
             ("edge.workers", edge.workers != new.edge.workers),
+            ("edge.pin", edge.pin != new.edge.pin),
             ("edge.admin", edge.admin != new.edge.admin),
             ("edge.control", edge.control != new.edge.control),
             ("edge.announce", edge.announce != new.edge.announce),
@@ -78,12 +79,16 @@ fn listener_keys(old: &Listener, new: &Listener) -> Vec<&'static str> {
         note("connect_timeout", from.connect_timeout != to.connect_timeout);
         note("connect_attempts", from.connect_attempts != to.connect_attempts);
         note("tcp_mss", from.mss != to.mss);
+        note("client_socket", from.client_socket != to.client_socket);
+        note("endpoint_socket", from.endpoint_socket != to.endpoint_socket);
     }
     if let (Some(from), Some(to)) = (&from.udp, &to.udp) {
         if new.settings.tcp.is_none() {
             note("client_ip", from.client_ip != to.client_ip);
         }
         note("idle_timeout.udp", from.idle_timeout != to.idle_timeout);
+        note("unanswered_timeout", from.unanswered_timeout != to.unanswered_timeout);
+        note("carry_dscp", from.carry_dscp != to.carry_dscp);
         note("on_unhealthy.udp", from.on_unhealthy != to.on_unhealthy);
     }
     keys

@@ -10,7 +10,7 @@ const GUIDE: &str = include_str!("../../../../docs/CONFIG.md");
 const DESIGN: &str = include_str!("../../tests/configs/design.toml");
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 1 << 20 }
+    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 1 << 20, congestion: Vec::new() }
 }
 
 /// A file in which every table of the contract stands, so that every reader asks for all its keys.
@@ -18,6 +18,7 @@ fn every_table() -> String {
     DESIGN
         .replace("protocol = \"udp\"\nports", "protocol = \"tcp_udp\"\nports")
         .replace("idle_timeout = \"30s\"", "idle_timeout = { tcp = \"1s\", udp = \"1s\" }")
+        .replace("forwarding = \"auto\"", "client_socket = { keepalive = \"1s\" }\nendpoint_socket = { congestion = \"bbr\" }")
         .replace("on_unhealthy = \"move\"", "on_unhealthy = { tcp = \"keep\", udp = \"keep\" }")
         .replace(
             "send = \"ping\", expect = \"pong\"",

@@ -79,6 +79,11 @@ pub(super) fn seed(item: &Item<'_>) -> Result<u64, Fault> {
     u64::from_str_radix(&digits, radix).map_err(|_| Fault::new("not a number of 64 bits", CURE))
 }
 
+pub(super) fn boolean(item: &Item<'_>) -> Result<bool, Fault> {
+    const CURE: &str = "write true or false";
+    item.value.as_bool().ok_or_else(|| item.not("true or false", CURE))
+}
+
 /// A duration above 0.
 pub(super) fn duration(item: &Item<'_>) -> Result<Duration, Fault> {
     const CURE: &str = "write a duration of 1 ms to 7 days with its unit, such as \"500ms\" or \"30s\"";
@@ -99,7 +104,8 @@ pub(super) fn duration_or_zero(item: &Item<'_>) -> Result<Duration, Fault> {
     Ok(duration)
 }
 
-fn any_duration(item: &Item<'_>, cure: &str) -> Result<Duration, Fault> {
+/// A duration, which may be 0 or too short for a timer.
+pub(super) fn any_duration(item: &Item<'_>, cure: &str) -> Result<Duration, Fault> {
     let text = item.text(cure)?;
     let duration =
         humantime::parse_duration(text).map_err(|error| Fault::new(format!("{text:?} is not a duration: {error}"), cure))?;

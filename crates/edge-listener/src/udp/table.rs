@@ -1,0 +1,191 @@
+//! All UDP of one worker: its sockets on the static IPs, its flows, and when they end.
+//!
+//! A flow that its endpoint has never answered is cheap to make, even from forged addresses, so it lives for `unanswered_timeout` only and
+//! is the first to go when the listener is full, the one that has been quiet for longest first. A flow that was answered is never
+//! evicted.
+
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Instant,
+};
+
+use endpoint_group::{EndpointId, Protocol};
+use slotmap::SlotMap;
+
+use super::{batch::Batch, flow::Flow, mail::Mail, receive::Coalescing, sender::Sender};
+use crate::{
+    account::Counters,
+    bind::Bound,
+    poll::{EventFlags, FlowId, Source},
+    reasons::CloseReason,
+    routes::Classifier,
+    settings::UdpSettings,
+    timers::Timers,
+    worker::Context,
+};
+
+/// Flows of a listener that end before others get a turn.
+const SWEEP: usize = 256;
+
+/// One static IP and port, as one worker serves it.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub listener: usize,
+    pub settings: UdpSettings,
+    pub address: SocketAddr,
+    pub socket: Arc<UdpSocket>,
+    pub classifier: Classifier,
+    pub counters: Arc<Counters>,
+    /// The kernel hands all datagrams of one client to one worker, so the table is this worker's alone.
+    pub flows: HashMap<SocketAddr, FlowId>,
+    pub coalescing: Coalescing,
+    /// Replies that wait to be sent, in slots of [`Udp::replies`].
+    pub mail: Mail,
+}
+
+/// The flows of one listener by when they are to end, unless a datagram comes before.
+#[derive(Debug, Default)]
+pub(super) struct Queues {
+    pub unanswered: Timers<FlowId>,
+    pub answered: Timers<FlowId>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Udp {
+    pub(super) receivers: Vec<Receiver>,
+    pub(super) flows: SlotMap<FlowId, Flow>,
+    /// By listener.
+    pub(super) queues: Vec<Queues>,
+    /// What arrived from clients, forwarded before anything else arrives.
+    pub(super) arrivals: Batch,
+    /// The slots of `arrivals` that have found their flow, until they are forwarded.
+    pub(super) found: Vec<(FlowId, usize)>,
+    /// What waits in the mail of the receivers, and how many slots of it are in use.
+    pub(super) replies: Batch,
+    pub(super) used: usize,
+    /// The receivers that have mail.
+    pub(super) posted: Vec<usize>,
+    pub(super) mail: Mail,
+    pub(super) sender: Sender,
+}
+
+impl Udp {
+    /// Takes over `sockets` and begins to listen to them.
+    pub fn new(context: &Context, sockets: Vec<Bound<UdpSocket>>) -> Self {
+        let mut receivers = Vec::new();
+        for Bound { listener, address, socket } in sockets {
+            let Some(settings) = context.shared.settings.listeners[listener].udp.clone() else { continue };
+            let socket = Arc::new(socket);
+            if let Err(error) = context.poll.add(&*socket, Source::Receiver(receivers.len()), EventFlags::IN) {
+                tracing::error!(%address, %error, "cannot wait for datagrams on a bound socket");
+                continue;
+            }
+            context.shared.books.overflow().watch(&socket, listener, Protocol::Udp);
+            receivers.push(Receiver {
+                listener,
+                settings,
+                address,
+                socket,
+                classifier: context.classifier(listener),
+                counters: context.counters(listener, Protocol::Udp),
+                flows: HashMap::new(),
+                coalescing: Coalescing::default(),
+                mail: Mail::default(),
+            });
+        }
+        let queues = context.shared.settings.listeners.iter().map(|_| Queues::default()).collect();
+        Self {
+            receivers,
+            flows: SlotMap::with_key(),
+            queues,
+            arrivals: Batch::new(),
+            found: Vec::new(),
+            replies: Batch::new(),
+            used: 0,
+            posted: Vec::new(),
+            mail: Mail::default(),
+            sender: Sender::default(),
+        }
+    }
+
+    /// Flows that live.
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Which endpoint the flow from `client` to `to` is pinned to.
+    pub fn endpoint_of(&self, client: SocketAddr, to: SocketAddr) -> Option<EndpointId> {
+        let receiver = self.receivers.iter().find(|receiver| receiver.address == to)?;
+        self.flows.get(*receiver.flows.get(&client)?).map(Flow::endpoint)
+    }
+
+    /// When a flow may have to end next.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.queues.iter().flat_map(|queues| [queues.unanswered.next(), queues.answered.next()]).flatten().min()
+    }
+
+    /// Ends flows that have been quiet for their time, some of them before others get a turn.
+    pub fn expire(&mut self, now: Instant) {
+        for listener in 0..self.queues.len() {
+            for _ in 0..SWEEP {
+                let Some(id) = self.queues[listener].unanswered.pop(now) else { break };
+                self.quiet(listener, id, now, CloseReason::Unanswered);
+            }
+            for _ in 0..SWEEP {
+                let Some(id) = self.queues[listener].answered.pop(now) else { break };
+                self.quiet(listener, id, now, CloseReason::Idle);
+            }
+        }
+    }
+
+    /// A flow's time has come, unless a datagram has put it off.
+    fn quiet(&mut self, listener: usize, id: FlowId, now: Instant, reason: CloseReason) {
+        if self.put_off(listener, id).is_none_or(|due| due <= now) {
+            self.end(id, reason);
+        }
+    }
+
+    /// Puts a flow that was taken out of its queue back in, if its time is later by now; when its time is.
+    fn put_off(&mut self, listener: usize, id: FlowId) -> Option<Instant> {
+        let flow = self.flows.get_mut(id)?;
+        let due = flow.last + flow.patience(&self.receivers[flow.receiver].settings);
+        if due > flow.due {
+            flow.due = due;
+            self.queues[listener].of(flow.answered).set(due, id);
+        }
+        Some(due)
+    }
+
+    /// Makes room for a flow of `listener`: the unanswered one that has been quiet for longest goes. Whether there was one.
+    pub fn evict(&mut self, listener: usize) -> bool {
+        while let Some(id) = self.queues[listener].unanswered.pop_first() {
+            let due = self.flows.get(id).map(|flow| flow.due);
+            // One that a datagram has put off since is not the one. Each datagram does that once at most.
+            if self.put_off(listener, id) <= due {
+                self.end(id, CloseReason::Evicted);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends a flow.
+    pub(super) fn end(&mut self, id: FlowId, reason: CloseReason) {
+        let Some(mut flow) = self.flows.remove(id) else { return };
+        let receiver = &mut self.receivers[flow.receiver];
+        receiver.flows.remove(&flow.client);
+        self.queues[receiver.listener].of(flow.answered).cancel(flow.due, id);
+        flow.upstream.count_overflow(&receiver.counters);
+        flow.open.ends(reason);
+        tracing::debug!(client = %flow.client, to = %receiver.address, reason = reason.as_str(), "flow ended");
+    }
+}
+
+impl Queues {
+    pub fn of(&mut self, answered: bool) -> &mut Timers<FlowId> {
+        if answered { &mut self.answered } else { &mut self.unanswered }
+    }
+}
