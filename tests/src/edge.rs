@@ -40,19 +40,36 @@ impl Edge {
         Ok(edge)
     }
 
+    /// As [`Edge::start`], without `capabilities` in the words of `setpriv`, such as `net_admin`: an edge that is not all of root.
+    ///
+    /// # Errors
+    /// As [`Edge::start`].
+    pub fn start_without(namespace: Option<&Namespace>, capabilities: &[&str], config: &str) -> Result<Self> {
+        // The bounding set alone decides what root has after it runs another program.
+        let mut command = Command::new("setpriv");
+        let without: Vec<_> = capabilities.iter().map(|capability| format!("-{capability}")).collect();
+        command.arg(format!("--bounding-set={}", without.join(","))).arg(programs::landfall()?);
+        let mut edge = Self::launch_by(command, namespace, config)?;
+        edge.wait_ready(READY_LIMIT)?;
+        Ok(edge)
+    }
+
     /// As [`Edge::start`] without waiting: for edges that are not meant to become ready.
     ///
     /// # Errors
     /// When the binary is missing or the text lacks an address to wait on.
     pub fn launch(namespace: Option<&Namespace>, config: &str) -> Result<Self> {
-        let program = programs::landfall()?;
+        Self::launch_by(Command::new(programs::landfall()?), namespace, config)
+    }
+
+    /// Adds the arguments of `landfall` to `command`.
+    fn launch_by(mut command: Command, namespace: Option<&Namespace>, config: &str) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("landfall-edge-")
             .tempdir()
             .map_err(|error| Failure::new("create", "a directory for the edge", error, "make room in the temporary directory"))?;
         let file = config_file(directory.path());
         let admin = write_config(&file, directory.path(), config)?;
-        let mut command = Command::new(program);
         command.args(["run", "--config"]).arg(&file);
         let process = Process::spawn(namespace, command)?;
         Ok(Self { process, namespace: namespace.cloned(), admin, directory })
@@ -147,6 +164,31 @@ impl Edge {
     /// When the process has ended.
     pub fn signal(&self, signal: libc::c_int) -> Result<()> {
         self.process.signal(signal)
+    }
+
+    /// Freezes the process with SIGSTOP, and waits until all of it stands still: its kernel goes on to fill its queues.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn freeze(&self) -> Result<()> {
+        self.process.signal(libc::SIGSTOP)?;
+        wait::wait_until("the frozen edge", READY_LIMIT, || self.process.is_stopped()).map(drop)
+    }
+
+    /// Lets a frozen process go on.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn thaw(&self) -> Result<()> {
+        self.process.signal(libc::SIGCONT)
+    }
+
+    /// Lets the process open `spare` more descriptors and no further one, or sets its soft limit back to the hard one.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn limit_descriptors(&self, spare: Option<u64>) -> Result<()> {
+        self.process.limit_descriptors(spare)
     }
 
     /// Waits until the process ends by itself.

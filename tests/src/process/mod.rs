@@ -183,6 +183,37 @@ impl Process {
         let entries = std::fs::read_dir(directory).map_err(|error| cannot("count the descriptors of", &self.name, error))?;
         Ok(entries.count())
     }
+
+    /// Lets the process open `spare` more descriptors and no further one, or sets its soft limit back to the hard one.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn limit_descriptors(&self, spare: Option<u64>) -> Result<()> {
+        self.set_descriptor_limit(spare).map_err(|error| cannot("limit the descriptors of", &self.name, error))
+    }
+
+    fn set_descriptor_limit(&self, spare: Option<u64>) -> io::Result<()> {
+        let pid = libc::pid_t::try_from(self.pid()).map_err(io::Error::other)?;
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: nothing is set, and `limit` is writable during the call.
+        if unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        limit.rlim_cur = match spare {
+            None => limit.rlim_max,
+            // The limit is on the number of a descriptor, and a new one takes the lowest number that is free.
+            Some(spare) => {
+                let entries = std::fs::read_dir(format!("/proc/{pid}/fd"))?.flatten();
+                let used: Vec<u64> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+                (0..).filter(|number| !used.contains(number)).nth(usize::try_from(spare).map_err(io::Error::other)?).unwrap_or(0)
+            }
+        };
+        // SAFETY: `limit` is readable during the call, and nothing is asked back.
+        match unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 impl Drop for Process {
