@@ -1,6 +1,6 @@
 //! A flow as the process sees it, and when it is over.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, ops::AddAssign, time::Duration};
 
 use endpoint_group::{EndpointId, Slot};
 
@@ -59,6 +59,17 @@ pub struct Sweep {
     pub ended: [usize; EndReason::COUNT],
     /// Flows that live on by endpoint id: an id may be given to another endpoint only when none is left.
     pub by_endpoint: Vec<usize>,
+}
+
+impl AddAssign for Sweep {
+    fn add_assign(&mut self, part: Self) {
+        self.live += part.live;
+        self.ended.iter_mut().zip(part.ended).for_each(|(all, part)| *all += part);
+        if self.by_endpoint.len() < part.by_endpoint.len() {
+            self.by_endpoint.resize(part.by_endpoint.len(), 0);
+        }
+        self.by_endpoint.iter_mut().zip(part.by_endpoint).for_each(|(all, part)| *all += part);
+    }
 }
 
 #[cfg(test)]

@@ -34,12 +34,12 @@ mod unavailable;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
 mod kernel;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
-pub use kernel::{FastPath, Refusals, clock, test_support};
+pub use kernel::{FastPath, Refusals, clock, devices, test_support};
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
 mod stub;
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
-pub use stub::{FastPath, Refusals, clock};
+pub use stub::{FastPath, Refusals, clock, devices};
 
 pub use counters::{Counters, EndpointCounters, ListenerCounters, Traffic};
 pub use flow::{FlowEntry, Sweep, Timeouts};

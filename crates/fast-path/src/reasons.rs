@@ -76,7 +76,7 @@ reasons! {
         /// Its endpoint never answered.
         Unanswered = "unanswered_timeout",
         /// It had never been answered, and a newer one needed the room.
-        Evicted = "made_room",
+        Evicted = "evicted",
         /// The edge stopped.
         Shutdown = "shutdown",
     }

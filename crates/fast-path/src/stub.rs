@@ -62,6 +62,16 @@ impl FastPath {
     }
 
     /// Cannot be called.
+    pub fn sweep_address(&mut self, _now: Duration, _number: usize) -> Result<Sweep, Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn addresses(&self) -> usize {
+        match *self {}
+    }
+
+    /// Cannot be called.
     pub fn end_all(&mut self) -> Result<usize, Error> {
         match *self {}
     }
@@ -85,6 +95,18 @@ impl FastPath {
 
     /// Cannot be called.
     pub fn refusals(&mut self) -> Option<Refusals> {
+        match *self {}
+    }
+}
+
+/// No device that packets could be taken from.
+pub fn devices() -> std::io::Result<Vec<String>> {
+    Ok(Vec::new())
+}
+
+#[cfg(unix)]
+impl std::os::fd::AsRawFd for Refusals {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
         match *self {}
     }
 }

@@ -1,6 +1,10 @@
 //! Devices: where packets are taken from.
 
-use std::{ffi::CString, io};
+use std::{
+    collections::BTreeSet,
+    ffi::{CStr, CString},
+    io,
+};
 
 use aya::programs::{
     LinkOrder,
@@ -52,6 +56,29 @@ impl FastPath {
         let has = |v6: bool| self.settings.static_ips.iter().any(|ip| ip.is_ipv6() == v6);
         [(has(false), "ipv4"), (has(true), "ipv6")].into_iter().filter_map(|(has, family)| has.then_some(family))
     }
+}
+
+/// The devices of this network namespace that are up, in order of name, without loopback.
+pub fn devices() -> io::Result<Vec<String>> {
+    let mut first = std::ptr::null_mut();
+    // SAFETY: writes the head of a list, which is freed below.
+    if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut names = BTreeSet::new();
+    let mut next = first;
+    // SAFETY: the entries are the kernel's until the list is freed, and so are their names.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        let has = |flag: libc::c_int| entry.ifa_flags & flag.unsigned_abs() != 0;
+        if has(libc::IFF_UP) && !has(libc::IFF_LOOPBACK) {
+            // SAFETY: as above.
+            names.insert(unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned());
+        }
+        next = entry.ifa_next;
+    }
+    // SAFETY: the list that getifaddrs made; nothing refers into it any more.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(names.into_iter().collect())
 }
 
 /// Whether the frames of `device` begin with an Ethernet header. Asked of the kernel, because `/sys` may show another network namespace.

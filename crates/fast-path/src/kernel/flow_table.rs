@@ -123,11 +123,6 @@ impl FlowTable {
         read[0] = life;
         Some(Place { index, words: read })
     }
-
-    /// How many places there are.
-    pub fn places(&self) -> usize {
-        self.places
-    }
 }
 
 impl Drop for FlowTable {

@@ -10,10 +10,13 @@ mod sweep;
 #[doc(hidden)]
 pub mod test_support;
 
+pub use attach::devices;
+
 use std::{
     collections::HashMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -90,7 +93,8 @@ pub fn clock() -> Duration {
 impl FastPath {
     /// The live flows, in no order. Each is read as one; the list is not.
     pub fn flows(&self) -> impl Iterator<Item = FlowEntry> + '_ {
-        self.places().filter_map(|place| self.entry(&place))
+        let all = 0..u32::try_from(self.nat_addresses.len()).unwrap_or(u32::MAX);
+        self.places(all).filter_map(|place| self.entry(&place))
     }
 
     /// The flow of `client` to the static IP and port `to`.
@@ -110,10 +114,14 @@ impl FastPath {
         }
     }
 
-    fn places(&self) -> impl Iterator<Item = Place> + '_ {
-        let last = u32::try_from(self.flows.places() >> 16).unwrap_or(0);
+    /// How many NAT addresses there are, each a part of [`FastPath::sweep`].
+    pub fn addresses(&self) -> usize {
+        self.nat_addresses.len()
+    }
+
+    fn places(&self, addresses: Range<u32>) -> impl Iterator<Item = Place> + '_ {
         let ports = self.settings.nat.ports.clone();
-        (0..last)
+        addresses
             .flat_map(move |address| ports.clone().map(move |port| address << 16 | u32::from(port)))
             .filter_map(|index| self.flows.get(index))
     }

@@ -1,7 +1,7 @@
 //! Ends flows. The process decides, from the flow table as it lies in memory; the program `end_flows` carries it out, because it alone
 //! can tell that no packet has come meanwhile, and gives back all that a flow held.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use aya::programs::{TestRun, TestRunOptions};
 
@@ -16,8 +16,18 @@ const HEADER: usize = 14;
 impl FastPath {
     /// Ends the flows whose time is over at `now`, a moment of [`crate::clock`], and counts the others. To be called every second or so.
     pub fn sweep(&mut self, now: Duration) -> Result<Sweep, Error> {
+        let mut all = Sweep::default();
+        for number in 0..self.nat_addresses.len() {
+            all += self.sweep_address(now, number)?;
+        }
+        Ok(all)
+    }
+
+    /// As [`FastPath::sweep`], of the flows of one NAT address by its number: a part that ends within milliseconds.
+    pub fn sweep_address(&mut self, now: Duration, number: usize) -> Result<Sweep, Error> {
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
         let timeouts: Vec<_> = self.settings.listeners.iter().map(|listener| listener.timeouts).collect();
-        self.end(|place| {
+        self.end(number..number.saturating_add(1), |place| {
             let timeouts = timeouts.get(place.listener())?;
             timeouts.verdict(place.answered(), Duration::from_nanos(place.last()), now)
         })
@@ -25,15 +35,16 @@ impl FastPath {
 
     /// Ends all flows, because the edge stops. Gives how many.
     pub fn end_all(&mut self) -> Result<usize, Error> {
-        let sweep = self.end(|_| Some(EndReason::Shutdown))?;
+        let all = 0..u32::try_from(self.nat_addresses.len()).unwrap_or(u32::MAX);
+        let sweep = self.end(all, |_| Some(EndReason::Shutdown))?;
         Ok(sweep.ended.iter().sum())
     }
 
-    /// Ends the flows that `verdict` gives a reason for.
-    fn end(&mut self, verdict: impl Fn(&Place) -> Option<EndReason>) -> Result<Sweep, Error> {
+    /// Ends the flows of these NAT addresses that `verdict` gives a reason for.
+    fn end(&mut self, addresses: Range<u32>, verdict: impl Fn(&Place) -> Option<EndReason>) -> Result<Sweep, Error> {
         let mut sweep = Sweep { by_endpoint: vec![0; self.endpoints.len()], ..Sweep::default() };
         let mut over: [Vec<Place>; EndReason::COUNT] = Default::default();
-        for place in self.places() {
+        for place in self.places(addresses) {
             match verdict(&place) {
                 Some(reason) => over[reason as usize].push(place),
                 None => keep(&mut sweep, &place),

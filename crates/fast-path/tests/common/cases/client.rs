@@ -183,7 +183,7 @@ pub const CASES: &[Case] = &[
     },
     Case {
         what: "a full listener: the oldest unanswered flow makes room",
-        counts: "up full 0 5, full.opened 1, full.made_room 1",
+        counts: "up full 0 5, full.opened 1, full.evicted 1",
         packet: |bed| {
             let [first, second] = [(); 2].map(|()| bed.v4(7004));
             bed.converse(&first);
