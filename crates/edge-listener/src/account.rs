@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use endpoint_group::{Name, Protocol};
 use prometheus::{
@@ -18,6 +19,7 @@ use prometheus::{
 };
 
 use crate::{
+    other_path::{Reading, Tally},
     overflow::Overflow,
     reasons::{CloseReason, DropReason},
 };
@@ -145,6 +147,8 @@ pub struct Books {
     /// By worker, then listener, then protocol.
     workers: Vec<Vec<[Arc<Counters>; 2]>>,
     endpoints: DashMap<(Name, Name), Arc<EndpointFlows>>,
+    /// What the in-kernel path has told last.
+    kernel: ArcSwap<Reading>,
     overflow: Overflow,
     descs: Vec<Desc>,
 }
@@ -164,7 +168,14 @@ impl Books {
         let row = || listeners.iter().map(|_| Default::default()).collect();
         let workers = (0..workers).map(|_| row()).collect();
         let descs = FAMILIES.iter().chain(std::iter::once(&ENDPOINT_ACTIVE)).filter_map(Family::desc).collect();
-        Arc::new(Self { listeners, workers, endpoints: DashMap::new(), overflow: Overflow::default(), descs })
+        Arc::new(Self {
+            listeners,
+            workers,
+            endpoints: DashMap::new(),
+            kernel: ArcSwap::default(),
+            overflow: Overflow::default(),
+            descs,
+        })
     }
 
     /// Where `worker` counts what happens to `protocol` of `listener`.
@@ -186,12 +197,21 @@ impl Books {
 
     /// Flows of `listener` that are open now.
     pub fn flows_active(&self, listener: usize, protocol: Protocol) -> u64 {
-        self.cells(listener, protocol).map(Counters::active).sum()
+        let kernel = self.kernel.load();
+        let elsewhere = tally(&kernel, listener, protocol).map_or(0, |tally| tally.active);
+        self.cells(listener, protocol).map(Counters::active).sum::<u64>() + elsewhere
+    }
+
+    /// Takes over what the in-kernel path has counted so far.
+    pub fn set_kernel(&self, reading: Reading) {
+        self.kernel.store(Arc::new(reading));
     }
 
     /// Flows of an endpoint that are open now.
     pub fn endpoint_flows_active(&self, group: &Name, endpoint: &Name) -> u64 {
-        self.endpoints.get(&(group.clone(), endpoint.clone())).map_or(0, |flows| load(&flows.active))
+        let key = (group.clone(), endpoint.clone());
+        let elsewhere = self.kernel.load().endpoints.get(&key).copied().unwrap_or(0);
+        self.endpoints.get(&key).map_or(0, |flows| load(&flows.active)) + elsewhere
     }
 
     fn cells(&self, listener: usize, protocol: Protocol) -> impl Iterator<Item = &Counters> {
@@ -205,6 +225,10 @@ impl Books {
             }
         }
     }
+}
+
+fn tally(reading: &Reading, listener: usize, protocol: Protocol) -> Option<&Tally> {
+    reading.listeners.get(listener)?.as_ref().filter(|_| protocol == Protocol::Udp)
 }
 
 struct Family {
@@ -262,6 +286,7 @@ impl Collector for BooksCollector {
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let books = &self.0;
         books.count_overflow();
+        let kernel = books.kernel.load();
         let mut metrics: [Vec<proto::Metric>; 13] = Default::default();
         for (listener, name) in books.listeners.iter().enumerate() {
             for protocol in PROTOCOLS {
@@ -275,16 +300,35 @@ impl Collector for BooksCollector {
                 };
                 add(0, &[("path", "user")], sum(&|c| load(&c.opened)));
                 add(1, &[("path", "user")], sum(&Counters::active));
-                for &reason in CloseReason::ALL {
-                    add(2, &[("reason", reason.as_str())], sum(&|c| load(&c.closed[reason as usize])));
+                let tally = tally(&kernel, listener, protocol);
+                if let Some(tally) = tally {
+                    add(0, &[("path", "kernel")], tally.opened);
+                    add(1, &[("path", "kernel")], tally.active);
                 }
-                add(3, &[], sum(&|c| load(&c.moved)));
+                let of = |pick: &dyn Fn(&Tally) -> u64| tally.map_or(0, pick);
+                for &reason in CloseReason::ALL {
+                    add(
+                        2,
+                        &[("reason", reason.as_str())],
+                        sum(&|c| load(&c.closed[reason as usize])) + of(&|t| t.closed_for(reason)),
+                    );
+                }
+                add(3, &[], sum(&|c| load(&c.moved)) + of(&|t| t.moved));
                 for &reason in DropReason::ALL {
-                    add(4, &[("reason", reason.as_str())], sum(&|c| load(&c.dropped[reason as usize])));
+                    add(
+                        4,
+                        &[("reason", reason.as_str())],
+                        sum(&|c| load(&c.dropped[reason as usize])) + of(&|t| t.dropped_for(reason)),
+                    );
+                }
+                for (reason, count) in tally.into_iter().flat_map(Tally::dropped_elsewhere) {
+                    add(4, &[("reason", reason)], count);
                 }
                 for direction in Direction::ALL {
-                    add(5, &[("direction", direction.as_str())], sum(&|c| load(&c.bytes[direction as usize])));
-                    add(6, &[("direction", direction.as_str())], sum(&|c| load(&c.packets[direction as usize])));
+                    let label = [("direction", direction.as_str())];
+                    let place = direction as usize;
+                    add(5, &label, sum(&|c| load(&c.bytes[place])) + of(&|t| t.bytes[place]));
+                    add(6, &label, sum(&|c| load(&c.packets[place])) + of(&|t| t.packets[place]));
                 }
                 add(7, &[], sum(&|c| load(&c.connect_failures)));
                 add(9, &[], sum(&|c| load(&c.client_ip_fallbacks)));
@@ -296,14 +340,21 @@ impl Collector for BooksCollector {
         }
         let endpoints: BTreeMap<_, _> =
             books.endpoints.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect();
-        for ((group, endpoint), flows) in endpoints {
-            let labels = || labels([("endpoint_group", group.as_str()), ("endpoint", endpoint.as_str())].iter());
-            metrics[8].push(metric(proto::MetricType::COUNTER, labels(), load(&flows.opened)));
-            metrics[12].push(metric(proto::MetricType::GAUGE, labels(), load(&flows.active)));
+        let mut active = kernel.endpoints.clone();
+        for (key, flows) in endpoints {
+            metrics[8].push(metric(proto::MetricType::COUNTER, endpoint_labels(&key), load(&flows.opened)));
+            *active.entry(key).or_default() += load(&flows.active);
+        }
+        for (key, flows) in active {
+            metrics[12].push(metric(proto::MetricType::GAUGE, endpoint_labels(&key), flows));
         }
         let families = FAMILIES.iter().chain(std::iter::once(&ENDPOINT_ACTIVE)).zip(metrics);
         families.filter(|(_, metrics)| !metrics.is_empty()).map(|(family, metrics)| family_of(family, metrics)).collect()
     }
+}
+
+fn endpoint_labels((group, endpoint): &(Name, Name)) -> Vec<proto::LabelPair> {
+    labels([("endpoint_group", group.as_str()), ("endpoint", endpoint.as_str())].iter())
 }
 
 fn labels<'a>(pairs: impl Iterator<Item = &'a (&'a str, &'a str)>) -> Vec<proto::LabelPair> {

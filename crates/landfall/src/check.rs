@@ -5,13 +5,17 @@ mod shares;
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Write, path::Path, time::Duration};
 
+use edge_listener::bind;
 use endpoint_group::SLOTS;
 use health_checker::check::PUBLISH_ALLOWANCE;
 use serde::Serialize;
 
 pub use self::shares::FEWEST_SLOTS;
 use self::shares::{FewSlots, ListenerShares};
-use crate::config::{Capacity, Config, ConfigErrors, Diagnostic, Group, Host, LoadError};
+use crate::{
+    config::{Capacity, Config, ConfigErrors, Diagnostic, Group, Host, Listener, LoadError},
+    control::status::path_words,
+};
 
 /// Exit status of a file without errors.
 pub const EXIT_OK: u8 = 0;
@@ -68,6 +72,7 @@ fn text(path: &Path, config: &Config, host: &Host) -> String {
         let _ = writeln!(out, "# endpoint group {}: {reason}; {cure}", few.name);
     }
     let _ = writeln!(out, "\n# {}", capacity_line(&DescriptorUse::new(config, host)));
+    forwarding_lines(&mut out, config);
     let _ = writeln!(out, "\n# shares of new flows while every endpoint is healthy, by the slots that each really holds");
     for listener in &listeners {
         share_lines(&mut out, listener);
@@ -87,6 +92,26 @@ fn capacity_line(capacity: &DescriptorUse) -> String {
         "capacity: {descriptors} descriptors = {listening_sockets} listening sockets + {reserved} in reserve + {for_flows} for flows; \
          max_flows of all listeners: {max_flows}"
     )
+}
+
+/// Which path each listener's packets take on this host, as far as can be told without starting.
+fn forwarding_lines(out: &mut String, config: &Config) {
+    let _ = writeln!(out, "\n# forwarding of UDP");
+    for listener in config.listeners.iter().filter(|listener| listener.settings.udp.is_some()) {
+        let name = &listener.settings.name;
+        let _ = match forwarding(config, listener) {
+            ("kernel", _) => writeln!(out, "# listener {name}: in the kernel"),
+            (_, reason) => writeln!(out, "# listener {name}: in user space, because {reason}"),
+        };
+    }
+    let (v4, v6) = (config.nat_capacity(false), config.nat_capacity(true));
+    if v4 + v6 > 0 {
+        let _ = writeln!(out, "# NAT ports for {v4} flows at once over IPv4 and {v6} over IPv6");
+    }
+}
+
+fn forwarding(config: &Config, listener: &Listener) -> (&'static str, String) {
+    path_words(config.path(listener, &bind::is_local).as_ref())
 }
 
 /// Endpoints of one listener that are shown to people; scripts get all.
@@ -147,8 +172,16 @@ struct Report<'a> {
     warnings: Vec<Finding<'a>>,
     /// `None` for a file with errors.
     capacity: Option<DescriptorUse>,
+    nat_capacity: NatCapacity,
     listeners: Vec<Shares<'a>>,
     endpoint_groups: Vec<Bound<'a>>,
+}
+
+/// Flows at once that there are NAT ports for.
+#[derive(Default, Serialize)]
+struct NatCapacity {
+    ipv4: usize,
+    ipv6: usize,
 }
 
 /// What becomes of the descriptors of this host, and the flows that the listeners together admit.
@@ -192,13 +225,16 @@ impl From<&FewSlots> for Finding<'_> {
 #[derive(Serialize)]
 struct Shares<'a> {
     name: &'a str,
+    /// The path of its UDP, and why it is not the kernel's.
+    forwarding: &'static str,
+    forwarding_reason: String,
     shares: BTreeMap<&'a str, f64>,
 }
 
-impl<'a> From<&'a ListenerShares> for Shares<'a> {
-    fn from(listener: &'a ListenerShares) -> Self {
+impl<'a> Shares<'a> {
+    fn new((listener, (forwarding, forwarding_reason)): (&'a ListenerShares, (&'static str, String))) -> Self {
         let shares = listener.slots.iter().map(|(name, slots)| (name.as_str(), share(*slots)));
-        Self { name: listener.name.as_str(), shares: shares.collect() }
+        Self { name: listener.name.as_str(), forwarding, forwarding_reason, shares: shares.collect() }
     }
 }
 
@@ -223,7 +259,9 @@ fn json(outcome: Result<&Config, &LoadError>, host: &Host) -> String {
             (listeners, few) = shares::shares(config);
             report.warnings = config.warnings.iter().map(Finding::from).chain(few.iter().map(Finding::from)).collect();
             report.capacity = Some(DescriptorUse::new(config, host));
-            report.listeners = listeners.iter().map(Shares::from).collect();
+            let paths = config.listeners.iter().map(|listener| forwarding(config, listener));
+            report.listeners = listeners.iter().zip(paths).map(Shares::new).collect();
+            report.nat_capacity = NatCapacity { ipv4: config.nat_capacity(false), ipv6: config.nat_capacity(true) };
             report.endpoint_groups = config.endpoint_groups.iter().map(bound).collect();
         }
         Err(LoadError::Invalid { errors: ConfigErrors(errors), .. }) => {

@@ -195,6 +195,10 @@ pub fn render(status: &Status, history: bool) -> String {
             let _ = writeln!(text, "static IP {}: {}, {}", ip.ip, ip.state, ip.reason);
         }
     }
+    for device in status.fast_path.iter().flat_map(|fast_path| &fast_path.devices) {
+        let reason = if device.reason.is_empty() { String::new() } else { format!(", {}", device.reason) };
+        let _ = writeln!(text, "fast path device {}: {}{reason}", device.name, device.mode);
+    }
     for listener in &status.listeners {
         let groups = listener.endpoint_groups.join(", ");
         let _ = writeln!(
@@ -202,6 +206,9 @@ pub fn render(status: &Status, history: bool) -> String {
             "listener {}: {} flows, {}, groups {groups}, digest {}",
             listener.name, listener.flows_active, listener.stage, listener.digest
         );
+        let reason = &listener.forwarding_reason;
+        let reason = if reason.is_empty() { String::new() } else { format!(", because {reason}") };
+        let _ = writeln!(text, "  forwarding: {}{reason}", listener.forwarding);
     }
     for name in &status.dns_names {
         let addresses = if name.addresses.is_empty() { "no address".to_owned() } else { name.addresses.join(", ") };

@@ -51,6 +51,8 @@ pub struct Metrics {
     anycast_state: IntGaugeVec,
     anycast_changes: IntCounterVec,
     bird_up: IntGaugeVec,
+    fast_path_attached: IntGaugeVec,
+    fast_path_strays: IntCounterVec,
     /// A scrape resets gauges before it sets them: one at a time.
     scrape: Arc<Mutex<()>>,
 }
@@ -146,6 +148,17 @@ impl Metrics {
             )?,
             // Without a label, but absent where nobody asks BIRD.
             bird_up: IntGaugeVec::new(Opts::new("landfall_bird_up", "Whether BIRD answers."), &[])?,
+            fast_path_attached: IntGaugeVec::new(
+                Opts::new("landfall_fast_path_attached", "Whether the kernel forwards what arrives at the device."),
+                &["device"],
+            )?,
+            fast_path_strays: IntCounterVec::new(
+                Opts::new(
+                    "landfall_fast_path_strays_total",
+                    "Packets that the kernel dropped and that are no listener's, by reason.",
+                ),
+                &["reason"],
+            )?,
             scrape: Arc::default(),
             registry,
         };
@@ -180,6 +193,8 @@ impl Metrics {
         registry.register(Box::new(metrics.anycast_state.clone()))?;
         registry.register(Box::new(metrics.anycast_changes.clone()))?;
         registry.register(Box::new(metrics.bird_up.clone()))?;
+        registry.register(Box::new(metrics.fast_path_attached.clone()))?;
+        registry.register(Box::new(metrics.fast_path_strays.clone()))?;
         Ok(metrics)
     }
 
@@ -265,6 +280,7 @@ impl Metrics {
             gauges.reset();
         }
         self.show_anycast(status);
+        self.show_fast_path(status);
         self.ready.set(i64::from(status.ready));
         for listener in &status.listeners {
             self.table_info.with_label_values(&[&listener.name, &listener.digest]).set(1);
@@ -291,6 +307,18 @@ impl Metrics {
                     self.rtt.with_label_values(&[name, &endpoint.name]).set(rtt);
                 }
             }
+        }
+    }
+
+    fn show_fast_path(&self, status: &Status) {
+        self.fast_path_attached.reset();
+        let Some(fast_path) = &status.fast_path else { return };
+        for device in &fast_path.devices {
+            self.fast_path_attached.with_label_values(&[&device.name]).set(i64::from(device.mode != "none"));
+        }
+        for (reason, &count) in &fast_path.strays {
+            let counter = self.fast_path_strays.with_label_values(&[reason]);
+            counter.inc_by(count.saturating_sub(counter.get()));
         }
     }
 

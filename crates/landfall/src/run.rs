@@ -3,10 +3,15 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use anycast::device::DeviceError;
-use edge_listener::{Edge, PassiveObserver, Routes, StartError, settings::EdgeSettings};
+use edge_listener::{
+    Edge, PassiveObserver, Routes, StartError,
+    settings::{EdgeSettings, ListenerSettings},
+};
 use endpoint_group::EndpointId;
+use fast_path::Refusals;
 use health_checker::{Checker, NetProber, checker};
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     runtime::Runtime,
     signal::unix::{self, SignalKind},
     task::JoinHandle,
@@ -15,7 +20,7 @@ use tokio::{
 
 use crate::{
     admin::{self, AdminError},
-    config::{Config, Host},
+    config::{Config, Host, Listener},
     control::{
         announcer,
         driver::Loop,
@@ -25,6 +30,7 @@ use crate::{
         state::State,
     },
     control_socket::{ControlSocket, SocketError},
+    kernel::{self, Kernel, Ready, Required},
     metrics::Metrics,
     resolve::{Dns, resolver},
 };
@@ -59,6 +65,12 @@ pub enum RunError {
     /// The control plane's threads could not be set up.
     #[error("cannot start the control plane: {0}; check the limits on threads and descriptors")]
     Runtime(io::Error),
+    /// The kernel is to forward, and cannot.
+    #[error(transparent)]
+    Required(#[from] Required),
+    /// The thread of the in-kernel path could not be started.
+    #[error("cannot start the thread of the fast path: {0}; check the limit on threads")]
+    Kernel(io::Error),
     /// Signals could not be listened for.
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
@@ -72,9 +84,42 @@ impl PassiveObserver for ProbeAtOnce {
     }
 }
 
+/// What forwarding in user space has to do: all but what the kernel does, whose packets find no socket.
+fn edge_settings(config: &Config, kernel: Option<&Ready>) -> EdgeSettings {
+    let accelerated = |index: usize| kernel.is_some_and(|kernel| kernel.listeners().contains(&index));
+    let listener = |(index, listener): (usize, &Listener)| {
+        let settings = listener.settings.clone();
+        let udp = settings.udp.filter(|_| !accelerated(index));
+        ListenerSettings { udp, ..settings }
+    };
+    EdgeSettings {
+        static_ips: config.edge.announce.clone(),
+        hash_seed: config.hash_seed,
+        workers: config.edge.workers,
+        pin: config.edge.pin,
+        listeners: config.listeners.iter().enumerate().map(listener).collect(),
+    }
+}
+
+/// Has endpoints probed that ICMP errors come from, as workers do.
+async fn observe(refusals: Refusals, checker: Checker) {
+    // SAFETY: it owns its descriptor, and neither replaces nor closes it while it lives.
+    let mut refusals = match unsafe { AsyncFd::register_with_interest(refusals, Interest::READABLE) } {
+        Ok(refusals) => refusals,
+        Err(error) => return tracing::warn!("refusals that the kernel sees start no probe: {error}"),
+    };
+    while let Ok(mut ready) = refusals.readable_mut().await {
+        for endpoint in ready.get_inner_mut() {
+            checker.observe(endpoint);
+        }
+        ready.clear_ready();
+    }
+}
+
 /// A running edge with its control plane. Dropping it stops both.
 pub struct Accelerator {
     edge: Edge,
+    kernel: Option<Kernel>,
     control: Control,
     metrics: Metrics,
     /// What lies between the withdrawal and the end of accepting; `None` where nothing is announced.
@@ -103,19 +148,17 @@ impl Accelerator {
                 None
             }
         };
-        let settings = EdgeSettings {
-            static_ips: config.edge.announce.clone(),
-            hash_seed: config.hash_seed,
-            workers: config.edge.workers,
-            pin: config.edge.pin,
-            listeners: config.listeners.iter().map(|listener| listener.settings.clone()).collect(),
-        };
+        let mut decision = kernel::decide(&config)?;
+        let settings = edge_settings(&config, decision.ready.as_ref());
         let edge_name = config.edge.name.clone();
         let (resolver, resolutions) = resolver(Dns::new(config.edge.resolvers.clone()));
         let anycast = config.anycast.clone();
         let shutdown_wait = anycast.as_ref().map(|anycast| anycast.shutdown_wait);
         let names = Names::new(config);
         let state = State::new(names.config(), Instant::now().into_std())?;
+        if let Some(ready) = &mut decision.ready {
+            ready.publish(&state.table());
+        }
         let routes = Arc::new(Routes::new(state.table()));
         let (checker, probes, reports) = checker(NetProber, fastrand::Rng::new());
         let observer = Arc::new(ProbeAtOnce(checker.clone()));
@@ -125,7 +168,16 @@ impl Accelerator {
         // What is bound is ours: no other edge of this host has the device.
         let announcer = anycast.map(|anycast| announcer::announcer(names.file(), &anycast, metrics.clone())).transpose()?;
         let (announcer, announcements) = announcer.unzip();
-        let (control, commands) = handle::control(edge.finder().clone());
+        let mut tasks = Vec::new();
+        let kernel = match decision.ready {
+            Some(ready) => {
+                let (kernel, refusals) = ready.start(Arc::clone(&books), &state.table()).map_err(RunError::Kernel)?;
+                tasks.extend(refusals.map(|refusals| tokio::spawn(observe(refusals, checker.clone()))));
+                Some(kernel)
+            }
+            None => None,
+        };
+        let (control, commands) = handle::control(edge.finder().clone(), kernel.clone());
         let control_loop = Loop {
             config_path: path,
             host,
@@ -135,26 +187,26 @@ impl Accelerator {
             state,
             announcer,
             routes,
+            kernel: kernel.clone(),
+            paths: decision.paths,
             access: Arc::clone(edge.access()),
             checker,
             reports,
             books,
             metrics: metrics.clone(),
         };
-        let mut tasks = vec![
-            tokio::spawn(async move {
-                probes.run().await;
-            }),
-            tokio::spawn(control_loop.run(commands)),
-            tokio::spawn(admin::serve(admin, control.clone(), metrics.clone())),
-        ];
+        tasks.push(tokio::spawn(async move {
+            probes.run().await;
+        }));
+        tasks.push(tokio::spawn(control_loop.run(commands)));
+        tasks.push(tokio::spawn(admin::serve(admin, control.clone(), metrics.clone())));
         if let Some(announcements) = announcements {
             tasks.push(tokio::spawn(announcements.run()));
         }
         if let Some(socket) = control_socket {
             tasks.push(tokio::spawn(socket.serve(control.clone())));
         }
-        Ok(Self { edge, control, metrics, shutdown_wait, tasks })
+        Ok(Self { edge, kernel, control, metrics, shutdown_wait, tasks })
     }
 
     /// The handle to its control loop.
@@ -183,11 +235,22 @@ impl Accelerator {
         drop(self.control.stop().await);
         self.edge.drain();
         let workers = self.edge.workers();
-        let mut drained = tokio::task::spawn_blocking(|| workers.join());
+        let kernel = self.kernel.clone();
+        let emptied = kernel.as_ref().map(Kernel::drain);
+        let mut drained = tokio::spawn(async move {
+            // Err: the owner's thread has ended, and the flows with it.
+            if let Some(emptied) = emptied {
+                let _ = emptied.await;
+            }
+            let _ = tokio::task::spawn_blocking(|| workers.join()).await;
+        });
         tokio::select! {
             _ = &mut drained => {}
             () = give_up => {
                 self.edge.stop();
+                if let Some(kernel) = &kernel {
+                    kernel.end();
+                }
                 // Err: a worker's thread panicked, and has said so on stderr.
                 let _ = drained.await;
             }

@@ -16,7 +16,13 @@ const DESIGN: &str = include_str!("configs/design.toml");
 const TEN_MISTAKES: &str = include_str!("configs/ten_mistakes.toml");
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288, congestion: Vec::new() }
+    Host {
+        name: "lab".into(),
+        cores: NonZeroUsize::new(4).unwrap(),
+        descriptors: 524_288,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+    }
 }
 
 fn parse(text: &str) -> Config {
@@ -75,6 +81,9 @@ fn the_design_s_example_means_what_it_says() {
             resolvers: Vec::new(),
             drain_timeout: second(30),
             fast_path: FastPath::Auto,
+            nat_addresses: Vec::new(),
+            nat_ports: 61_000..=65_535,
+            fast_path_devices: None,
         },
         anycast: None,
         listeners: vec![Listener {
@@ -220,11 +229,7 @@ fn what_comes_later_is_refused_not_ignored() {
     assert_refused(&[
         (R, "flow_log = { path = \"x\" }", "flow_log", LATER),
         (R, "relays = [{ name = \"x\" }]", "relays", LATER),
-        (E, "fast_path = \"on\"", "edge.fast_path", LATER),
-        (E, "nat_addresses = []", "edge.nat_addresses", LATER),
-        (E, "nat_ports = \"1-2\"", "edge.nat_ports", LATER),
         (E, "crash_grace = \"1s\"", "edge.crash_grace", LATER),
-        (L, "forwarding = \"kernel\"", "forwarding", LATER),
         (L, "tcp = \"passthrough\"", "tcp", LATER),
         (L, "reset_spread = \"1s\"", "reset_spread", LATER),
         (G, "via = \"x\"", "via", LATER),
@@ -253,6 +258,10 @@ fn edge_and_root_refuse() {
         (E, "drain_timeout = \"1us\"", "edge.drain_timeout", "too short"),
         (E, "drain_timeout = 30", "edge.drain_timeout", "an integer where a text belongs"),
         (E, "fast_path = \"of\"", "edge.fast_path", "unknown value"),
+        (E, "nat_addresses = [\"10.0.0.1\", \"10.0.0.1\"]", "edge.nat_addresses[1]", "listed twice"),
+        (E, "nat_addresses = [\"0.0.0.0\"]", "edge.nat_addresses[0]", "unspecified"),
+        (E, "nat_ports = \"9-1\"", "edge.nat_ports", "ends before it begins"),
+        (E, "fast_path_devices = []", "edge.fast_path_devices", "takes no packets"),
     ]);
     for (ips, line, reason) in [
         ("[]", 2, "no static IP"),

@@ -8,7 +8,7 @@ use anycast::{decide::WhenIsolated, reconcile::Carrier};
 use landfall::config::{Anycast, Config, ConfigErrors, Host};
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 524_288, congestion: Vec::new() }
+    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 524_288, congestion: Vec::new(), ephemeral: Vec::new() }
 }
 
 /// A file of two static IPs; `[anycast]` begins on line 5.

@@ -15,7 +15,13 @@ fn run(file: &str, format: Format) -> Outcome {
 }
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288, congestion: Vec::new() }
+    Host {
+        name: "lab".into(),
+        cores: NonZeroUsize::new(4).unwrap(),
+        descriptors: 524_288,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+    }
 }
 
 #[test]
@@ -42,7 +48,7 @@ fn the_division_of_descriptors_is_shown() {
     assert_eq!(json["capacity"], capacity);
     let json: serde_json::Value = serde_json::from_str(&run("ten_mistakes.toml", Format::Json).text).unwrap();
     assert_eq!(json["capacity"], serde_json::Value::Null);
-    // One TCP listener on one port of one static IP, four workers with 64 pipes of two descriptors each.
+    // One TCP listener on one port of one static IP, four workers with 32 pipes of two descriptors each.
     let json: serde_json::Value = serde_json::from_str(&crowd(1, 128, 100.0).text).unwrap();
     let (reserved, left) = (256 + 4 * 64, 524_288 - 4 - 256 - 4 * 64);
     assert_eq!((&json["capacity"]["reserved"], &json["capacity"]["max_flows"]), (&reserved.into(), &(left / 2).into()));

@@ -41,7 +41,8 @@ endpoints = [{ name = "us-1", address = "10.0.1.1" }]
 "#;
 
 fn parse(text: &str) -> Config {
-    let host = Host { name: "t".into(), cores: NonZeroUsize::MIN, descriptors: 20_000, congestion: Vec::new() };
+    let host =
+        Host { name: "t".into(), cores: NonZeroUsize::MIN, descriptors: 20_000, congestion: Vec::new(), ephemeral: Vec::new() };
     Config::parse(text, &host).unwrap()
 }
 

@@ -38,7 +38,13 @@ fn deploy_files(extensions: &[&str]) -> Vec<PathBuf> {
 }
 
 fn assert_valid(what: &str, text: &str) {
-    let host = Host { name: "edge1".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288, congestion: Vec::new() };
+    let host = Host {
+        name: "edge1".into(),
+        cores: NonZeroUsize::new(4).unwrap(),
+        descriptors: 524_288,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+    };
     let config = Config::parse(text, &host).unwrap_or_else(|errors| panic!("{what}: {errors:?}"));
     assert!(config.warnings.is_empty(), "{what}: {:?}", config.warnings);
 }

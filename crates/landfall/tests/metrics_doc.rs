@@ -18,7 +18,7 @@ use landfall::{
     control::{
         names::{Learned, Names},
         state::State,
-        status::{AnycastStatus, StaticIpStatus, Surroundings, status},
+        status::{AnycastStatus, DeviceStatus, FastPathStatus, StaticIpStatus, Surroundings, status},
     },
     metrics::Metrics,
     resolve::Resolution,
@@ -97,7 +97,8 @@ fn scrape() -> String {
          [[endpoint_groups]]\nname = \"g\"\nhealth_check = {{ protocol = \"udp\", send = \"ping\" }}\n\
          endpoints = [{{ name = \"e\", address = \"127.0.0.1\" }}, {{ name = \"n\", address = \"e.example.com\", weight = 0 }}]\n"
     );
-    let host = Host { name: "doc1".into(), cores: NonZeroUsize::MIN, descriptors: 4096, congestion: Vec::new() };
+    let host =
+        Host { name: "doc1".into(), cores: NonZeroUsize::MIN, descriptors: 4096, congestion: Vec::new(), ephemeral: Vec::new() };
     let config = Config::parse(&file, &host).unwrap();
     let settings = EdgeSettings {
         static_ips: config.edge.announce.clone(),
@@ -130,7 +131,10 @@ fn scrape() -> String {
         bird: "up".to_owned(),
         static_ips: vec![StaticIpStatus { ip, state: "announced".to_owned(), reason: "serving".to_owned() }],
     };
-    let around = Surroundings { anycast: Some(anycast), ..Surroundings::default() };
+    let device = DeviceStatus { name: "eth0".to_owned(), mode: "tcx".to_owned(), reason: String::new() };
+    let strays = [("no_flow".to_owned(), 1)].into();
+    let fast_path = FastPathStatus { devices: vec![device], nat_capacity: [4536, 0], strays };
+    let around = Surroundings { anycast: Some(anycast), fast_path: Some(fast_path), ..Surroundings::default() };
     let text = metrics.render(&status(&state, Some(&names), edge.books(), &around, now)).unwrap();
     edge.stop();
     String::from_utf8(text).unwrap()
@@ -176,6 +180,15 @@ fn every_label_of_a_family_is_explained_and_no_other() {
 fn reasons_are_those_of_the_program() {
     assert_eq!(first_column("Close reasons"), CloseReason::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>());
     assert_eq!(first_column("Drop reasons"), DropReason::ALL.iter().map(|reason| reason.as_str()).collect::<Vec<_>>());
+    let own = |reason: &&str| !DropReason::ALL.iter().any(|shared| shared.as_str() == *reason);
+    let kernel = fast_path::DropReason::ALL.iter().map(|reason| reason.as_str());
+    assert_eq!(first_column("Drop reasons of the kernel alone"), kernel.filter(own).collect::<Vec<_>>());
+    let ends = fast_path::EndReason::ALL.iter().map(|reason| reason.as_str());
+    assert!(
+        ends.clone().all(|end| CloseReason::ALL.iter().any(|reason| reason.as_str() == end)),
+        "{:?}",
+        ends.collect::<Vec<_>>()
+    );
     let results = ["good"].into_iter().chain(BadReason::ALL.map(BadReason::as_str)).chain(["local"]);
     assert_eq!(first_column("Probe results"), results.collect::<Vec<_>>());
 }

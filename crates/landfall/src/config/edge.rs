@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -18,6 +19,8 @@ use super::{
 
 /// More forwarding threads than any host has cores.
 const MOST_WORKERS: u64 = 1024;
+/// Those above the range that Linux takes source ports from by default.
+const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 
 /// `[edge]` as read.
 pub(super) struct RawEdge {
@@ -29,7 +32,11 @@ pub(super) struct RawEdge {
     pub(super) announce: Option<Vec<Marked<IpAddr>>>,
     pub(super) resolvers: Vec<SocketAddr>,
     pub(super) drain_timeout: Duration,
-    pub(super) fast_path: FastPath,
+    /// Marked for what cannot be told here.
+    pub(super) fast_path: Marked<FastPath>,
+    pub(super) nat_addresses: Vec<Marked<IpAddr>>,
+    pub(super) nat_ports: Marked<RangeInclusive<u16>>,
+    pub(super) fast_path_devices: Option<Vec<String>>,
 }
 
 impl RawEdge {
@@ -45,7 +52,10 @@ impl RawEdge {
             announce: announce.map_or_else(|| static_ips.to_vec(), |ips| ips.iter().map(|ip| ip.value).collect()),
             resolvers: self.resolvers.clone(),
             drain_timeout: self.drain_timeout,
-            fast_path: self.fast_path,
+            fast_path: self.fast_path.value,
+            nat_addresses: self.nat_addresses.iter().map(|ip| ip.value).collect(),
+            nat_ports: self.nat_ports.value.clone(),
+            fast_path_devices: self.fast_path_devices.clone(),
         })
     }
 }
@@ -62,7 +72,10 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
         announce: None,
         resolvers: Vec::new(),
         drain_timeout: Duration::from_secs(30),
-        fast_path: FastPath::Auto,
+        fast_path: Marked { value: FastPath::Auto, at: root.mark("edge.fast_path") },
+        nat_addresses: Vec::new(),
+        nat_ports: Marked { value: NAT_PORTS, at: root.mark("edge.nat_ports") },
+        fast_path_devices: None,
     };
     let Some(mut edge) = section else {
         raw.name = host_name(report, &root.mark("edge.name"), host);
@@ -105,13 +118,36 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
     if let Some(timeout) = edge.get("drain_timeout", values::duration_or_zero) {
         raw.drain_timeout = timeout;
     }
-    let paths = [("auto", FastPath::Auto), ("off", FastPath::Off)];
-    if let Some(path) = edge.get("fast_path", |item| values::choice(item, &paths, &["on"])) {
-        raw.fast_path = path;
-    }
-    edge.later(&["nat_addresses", "nat_ports", "crash_grace"]);
+    read_fast_path(&mut edge, report, &mut raw);
+    edge.later(&["crash_grace"]);
     edge.finish();
     raw
+}
+
+/// What the in-kernel path needs of this host.
+fn read_fast_path(edge: &mut Section<'_>, report: &Report, raw: &mut RawEdge) {
+    let paths = [("auto", FastPath::Auto), ("on", FastPath::On), ("off", FastPath::Off)];
+    if let Some(item) = edge.item("fast_path")
+        && let Some(value) = item.read(|item| values::choice(item, &paths, &[]))
+    {
+        raw.fast_path = Marked { value, at: item.at };
+    }
+    if let Some(item) = edge.item("nat_addresses") {
+        raw.nat_addresses = ip_list(&item, report, "list addresses of this host, such as [\"10.0.1.5\"]");
+    }
+    if let Some(item) = edge.item("nat_ports")
+        && let Some(value) = item.read(values::port_range)
+    {
+        raw.nat_ports = Marked { value, at: item.at };
+    }
+    raw.fast_path_devices = edge.item("fast_path_devices").map(|item| {
+        const CURE: &str = "list names of network devices, such as [\"eth0\", \"eth1\"], or leave fast_path_devices out";
+        let devices = item.elements(CURE);
+        if devices.is_empty() && item.value.is_array() {
+            report.error(&item.at, Fault::new("a fast path without devices takes no packets", CURE));
+        }
+        devices.iter().filter_map(|device| device.read(|item| item.text(CURE).map(str::to_owned))).collect()
+    });
 }
 
 /// A list of addresses, none of them twice.

@@ -13,6 +13,7 @@ use endpoint_group::{Endpoint, EndpointGroup, MinHealthy};
 use health_checker::{Expect, ProbeKind, preset::Protocol, tls::TlsSettings};
 
 use super::{Anycast, Config, Edge, FastPath, Group, ProbePort};
+use crate::config::listener::shown;
 
 impl Config {
     /// This config as a file that says everything.
@@ -63,11 +64,16 @@ fn write_anycast(out: &mut String, anycast: Option<&Anycast>) -> fmt::Result {
 fn write_edge(out: &mut String, edge: &Edge) -> fmt::Result {
     let fast_path = match edge.fast_path {
         FastPath::Auto => "auto",
+        FastPath::On => "on",
         FastPath::Off => "off",
     };
     writeln!(out, "\n[edge]\nname = {}\nworkers = {}\npin = {}", quoted(&edge.name), edge.workers, edge.pin)?;
     writeln!(out, "admin = {}\ncontrol = {}", quoted(edge.admin), quoted(edge.control.display()))?;
     writeln!(out, "fast_path = {}\nannounce = {}", quoted(fast_path), list(&edge.announce))?;
+    writeln!(out, "nat_addresses = {}\nnat_ports = {}", list(&edge.nat_addresses), quoted(shown(&edge.nat_ports)))?;
+    if let Some(devices) = &edge.fast_path_devices {
+        writeln!(out, "fast_path_devices = {}", list(devices))?;
+    }
     if !edge.resolvers.is_empty() {
         writeln!(out, "resolvers = {}", list(&edge.resolvers))?;
     }

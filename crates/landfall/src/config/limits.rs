@@ -2,10 +2,10 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
-use edge_listener::settings::{Limits, ListenerSettings, PIPES_PER_WORKER};
+use edge_listener::settings::{Limits, PIPES_PER_WORKER};
 
 use super::{
-    Config, Host, Listener,
+    Config, Forwarding, Host, Listener,
     diagnostic::{Fault, Marked},
     listener::RawListener,
     reader::{Report, Section},
@@ -59,7 +59,7 @@ pub(super) fn read(listener: &mut Section<'_>) -> RawLimits {
 pub struct Appetite {
     /// Listening sockets: static IPs × ports × protocols × workers.
     pub sockets: u64,
-    /// Descriptors of one flow: two for TCP (client and endpoint), one for UDP.
+    /// Descriptors of one flow: two for TCP (client and endpoint), one for UDP, none for UDP that only the kernel may forward.
     pub per_flow: u64,
     /// Whether its connections may go through the workers' pipes.
     pub pipes: bool,
@@ -69,16 +69,17 @@ impl Appetite {
     fn new(ports: u64, (tcp, udp): (bool, bool), static_ips: usize, workers: NonZeroUsize) -> Self {
         let protocols = u64::from(tcp) + u64::from(udp);
         let sockets = ports * protocols * static_ips as u64 * workers.get() as u64;
-        Self { sockets, per_flow: if tcp { 2 } else { 1 }, pipes: tcp }
+        Self { sockets, per_flow: if tcp { 2 } else { u64::from(udp) }, pipes: tcp }
     }
 
-    fn of(settings: &ListenerSettings, static_ips: usize, workers: NonZeroUsize) -> Self {
-        let serves = (settings.tcp.is_some(), settings.udp.is_some());
+    fn of(listener: &Listener, static_ips: usize, workers: NonZeroUsize) -> Self {
+        let Listener { settings, forwarding, .. } = listener;
+        let serves = (settings.tcp.is_some(), settings.udp.is_some() && *forwarding != Forwarding::Kernel);
         Self::new(settings.ports.iter().map(|range| range.len() as u64).sum(), serves, static_ips, workers)
     }
 
     fn of_raw(listener: &RawListener, static_ips: usize, workers: NonZeroUsize) -> Self {
-        let serves = (listener.tcp.is_some(), listener.udp.is_some());
+        let serves = (listener.tcp.is_some(), listener.udp.is_some() && listener.forwarding.value != Forwarding::Kernel);
         Self::new(listener.ports.iter().map(|range| range.value.len() as u64).sum(), serves, static_ips, workers)
     }
 }
@@ -113,7 +114,7 @@ impl Capacity {
     /// The division of `host`'s descriptors by `config`.
     pub fn of(config: &Config, host: &Host) -> Self {
         let (static_ips, workers) = (config.edge.announce.len(), config.edge.workers);
-        let appetite = |listener: &Listener| Appetite::of(&listener.settings, static_ips, workers);
+        let appetite = |listener: &Listener| Appetite::of(listener, static_ips, workers);
         Self::new(host.descriptors, workers, &config.listeners.iter().map(appetite).collect::<Vec<_>>())
     }
 
@@ -129,7 +130,7 @@ impl Capacity {
     pub fn default_max_flows(&self, listeners: &[Appetite]) -> Result<Vec<NonZeroUsize>, TooFewDescriptors> {
         let sharers = listeners.len() as u64;
         let share = |listener: &Appetite| {
-            let flows = self.for_flows().checked_div(sharers)?.checked_div(listener.per_flow)?;
+            let flows = self.for_flows().checked_div(sharers)?.checked_div(listener.per_flow.max(1))?;
             NonZeroUsize::new(usize::try_from(flows).unwrap_or(usize::MAX))
         };
         listeners.iter().map(|listener| share(listener).ok_or(TooFewDescriptors(*self))).collect()

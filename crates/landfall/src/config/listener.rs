@@ -30,7 +30,8 @@ pub(super) struct RawListener {
     pub(super) access: Access,
     pub(super) limits: RawLimits,
     pub(super) when_all_unhealthy: WhenAllUnhealthy,
-    pub(super) forwarding: Forwarding,
+    /// Marked for what cannot be told here.
+    pub(super) forwarding: Marked<Forwarding>,
     pub(super) groups: Vec<Marked<Name>>,
     pub(super) proximity: Proximity,
     /// Whether all of it could be read, so that nothing said about it is a consequence of another error.
@@ -98,8 +99,7 @@ fn read(item: &Item<'_>, report: &Report, host: &Host) -> Option<RawListener> {
     let Protocols { tcp, udp, client_ip } = protocols::read(&mut section, report, host, protocol);
     let outcomes = [("fail_open", WhenAllUnhealthy::FailOpen), ("fail_closed", WhenAllUnhealthy::FailClosed)];
     let when_all_unhealthy = section.get("when_all_unhealthy", |item| values::choice(item, &outcomes, &[])).unwrap_or_default();
-    let paths = [("auto", Forwarding::Auto), ("user", Forwarding::User)];
-    let forwarding = section.get("forwarding", |item| values::choice(item, &paths, &["kernel"])).unwrap_or_default();
+    let forwarding = read_forwarding(&mut section);
     let limits = limits::read(&mut section);
     let access = read_access(&mut section);
     let groups = read_groups(&mut section, report);
@@ -123,6 +123,15 @@ fn read(item: &Item<'_>, report: &Report, host: &Host) -> Option<RawListener> {
         proximity,
         whole: watch.clean(),
     })
+}
+
+fn read_forwarding(section: &mut Section<'_>) -> Marked<Forwarding> {
+    let paths = [("auto", Forwarding::Auto), ("user", Forwarding::User), ("kernel", Forwarding::Kernel)];
+    let Some(item) = section.item("forwarding") else {
+        return Marked { value: Forwarding::Auto, at: section.mark("forwarding") };
+    };
+    let value = item.read(|item| values::choice(item, &paths, &[])).unwrap_or_default();
+    Marked { value, at: item.at }
 }
 
 fn read_ports(section: &mut Section<'_>, report: &Report) -> Vec<Marked<RangeInclusive<u16>>> {

@@ -11,6 +11,7 @@ mod diagnostic;
 mod edge;
 mod effective;
 mod endpoint_group;
+mod fast_path;
 mod health_check;
 mod host;
 mod limits;
@@ -41,6 +42,7 @@ use ::endpoint_group::Name;
 pub use self::{
     anycast::Anycast,
     diagnostic::{ConfigErrors, Diagnostic},
+    fast_path::Path as ForwardingPath,
     host::Host,
     limits::{Appetite, Capacity, RESERVED_DESCRIPTORS, TooFewDescriptors},
     model::{Edge, FastPath, Forwarding, Group, Listener, ProbePort, Proximity},
@@ -154,6 +156,9 @@ fn read(text: &str, host: &Host) -> (Option<Config>, Vec<Diagnostic>, BTreeSet<S
     let announced = file.edge.announce.as_ref().map_or(file.static_ips.len(), Vec::len);
     let shares = limits::shares(&report, &file.listeners, announced, file.edge.workers, host.descriptors);
     let config = build(&file, resolved, &shares);
+    if let Some(config) = &config {
+        fast_path::check(&report, &file, config, host);
+    }
     let (errors, warnings, asked) = report.into_parts();
     let config = config.filter(|_| errors.is_empty()).map(|config| Config { warnings, ..config });
     (config, errors, asked)
@@ -195,7 +200,8 @@ fn build(file: &RawFile, resolved: crosscheck::Resolved, shares: &[NonZeroUsize]
     let groups_of = resolved.groups_of.into_iter().zip(shares);
     let listeners = file.listeners.iter().zip(groups_of).map(|(raw, (groups, share))| {
         let settings = raw.settings(*share)?;
-        let &listener::RawListener { when_all_unhealthy, forwarding, proximity, .. } = raw;
+        let &listener::RawListener { when_all_unhealthy, ref forwarding, proximity, .. } = raw;
+        let forwarding = forwarding.value;
         Some(Listener { settings, when_all_unhealthy, forwarding, groups, proximity })
     });
     let endpoint_groups = file.groups.iter().zip(resolved.groups).map(|(raw, resolved)| {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -33,6 +34,12 @@ pub struct Edge {
     pub drain_timeout: Duration,
     /// Whether the in-kernel path may be used where there is one.
     pub fast_path: FastPath,
+    /// Addresses of this host that the kernel's packets to endpoints come from; empty: none.
+    pub nat_addresses: Vec<IpAddr>,
+    /// Their ports that nothing else on them uses.
+    pub nat_ports: RangeInclusive<u16>,
+    /// The devices that the kernel takes packets from; `None`: all that do.
+    pub fast_path_devices: Option<Vec<String>>,
 }
 
 /// Use of the in-kernel path by the edge.
@@ -41,6 +48,8 @@ pub enum FastPath {
     /// Wherever it is available.
     #[default]
     Auto,
+    /// Or the edge does not start.
+    On,
     /// Never.
     Off,
 }
@@ -53,6 +62,8 @@ pub enum Forwarding {
     Auto,
     /// User space.
     User,
+    /// The kernel, or the edge does not start.
+    Kernel,
 }
 
 /// What puts a listener's groups in order.
@@ -72,7 +83,7 @@ pub struct Listener {
     pub settings: ListenerSettings,
     /// What becomes of new flows when no group is eligible.
     pub when_all_unhealthy: WhenAllUnhealthy,
-    /// The path of its packets.
+    /// The path that its packets are to take.
     pub forwarding: Forwarding,
     /// Indices into [`Config::endpoint_groups`](super::Config::endpoint_groups), at least one, each once; in order of preference unless `proximity` says otherwise.
     pub groups: Vec<usize>,

@@ -22,6 +22,9 @@ impl Config {
             ("edge.resolvers", edge.resolvers != new.edge.resolvers),
             ("edge.drain_timeout", edge.drain_timeout != new.edge.drain_timeout),
             ("edge.fast_path", edge.fast_path != new.edge.fast_path),
+            ("edge.nat_addresses", edge.nat_addresses != new.edge.nat_addresses),
+            ("edge.nat_ports", edge.nat_ports != new.edge.nat_ports),
+            ("edge.fast_path_devices", edge.fast_path_devices != new.edge.fast_path_devices),
         ];
         let mut keys: Vec<String> = differ.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned()).collect();
         keys.extend(anycast_keys(anycast.as_ref(), new.anycast.as_ref()).into_iter().map(|key| format!("anycast.{key}")));

@@ -18,11 +18,12 @@ use super::{
     history::Change,
     names::{Learned, Names},
     state::State,
-    status::{self, Surroundings},
+    status::{self, FastPathStatus, Surroundings},
 };
 use crate::{
-    config::{Config, Host, Proximity},
+    config::{Config, ForwardingPath, Host, Proximity},
     explain::{self, Explanation},
+    kernel::Kernel,
     metrics::Metrics,
     resolve::{Dns, Resolution, Resolver},
 };
@@ -50,6 +51,10 @@ pub struct Loop {
     pub announcer: Option<Announcer>,
     /// Where tables are published.
     pub routes: Arc<Routes>,
+    /// The in-kernel path, where there is one: tables are published there first.
+    pub kernel: Option<Kernel>,
+    /// Where the UDP of each listener is forwarded.
+    pub paths: Vec<Option<ForwardingPath>>,
     /// Whom each listener serves.
     pub access: Arc<AccessLists>,
     /// Who probes.
@@ -67,7 +72,7 @@ impl Loop {
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         self.show_endpoints();
         self.set_targets();
-        let mut around = Surroundings::default();
+        let mut around = Surroundings { paths: self.paths.clone(), ..Surroundings::default() };
         self.resolver.set_hosts(&self.names.file().hosts());
         let mut locality = tokio::time::interval(LOCALITY_CHECK);
         locality.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -140,6 +145,7 @@ impl Loop {
         let before: Vec<Stage> = self.routes.load().listeners.iter().map(|table| table.stage()).collect();
         let orders: Vec<Vec<usize>> = (0..before.len()).map(|listener| self.state.order(listener).to_vec()).collect();
         if self.state.rebuild(now) {
+            self.kernel.iter().for_each(|kernel| kernel.publish(self.state.table()));
             self.routes.publish(self.state.table());
             self.metrics.table_published();
         }
@@ -206,6 +212,7 @@ impl Loop {
             Command::Status(answer) => {
                 let now = Instant::now().into_std();
                 around.anycast = self.announcer.as_ref().map(Announcer::status);
+                around.fast_path = self.kernel.as_ref().map(|kernel| FastPathStatus::new(kernel, self.state.config()));
                 // Err: the asker has gone.
                 let _ = answer.send(status::status(&self.state, Some(&self.names), &self.books, around, now));
             }
@@ -297,6 +304,9 @@ impl Loop {
         if !fixed.is_empty() {
             return Err(ReloadError::RestartNeeded(fixed));
         }
+        if let Some((listener, reason)) = self.kernel.as_ref().and_then(|kernel| kernel.misfit(&config)) {
+            return Err(ReloadError::NeedsUserSpace { listener, reason });
+        }
         let changes = self.names.file().changes(&config);
         let before = self.names.file().clone();
         self.names.replace(config);
@@ -306,6 +316,7 @@ impl Loop {
         }
         for (index, listener) in self.names.file().listeners.iter().enumerate() {
             self.access.set(index, listener.settings.access.clone());
+            self.kernel.iter().for_each(|kernel| kernel.set_access(index, &listener.settings.access));
         }
         self.resolver.set_hosts(&self.names.file().hosts());
         Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") })

@@ -10,6 +10,7 @@ use super::{endpoints::Exhausted, status::Status};
 use crate::{
     config::LoadError,
     explain::{self, ExplainError, Explanation},
+    kernel::Kernel,
 };
 
 /// Commands that wait for the loop; askers beyond it wait to ask.
@@ -95,6 +96,14 @@ pub enum ReloadError {
     /// The file changes what a running edge cannot.
     #[error("these keys cannot change while the edge runs: {}; restart it, or put them back", .0.join(", "))]
     RestartNeeded(Vec<String>),
+    /// The kernel forwards a listener, and could not any more.
+    #[error("the kernel forwards listener {listener}, and could not any more: {reason}; restart the edge, or put it back")]
+    NeedsUserSpace {
+        /// Which one.
+        listener: String,
+        /// What keeps it in user space.
+        reason: String,
+    },
     /// No endpoint id is left.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
@@ -108,6 +117,7 @@ pub enum ReloadError {
 pub struct Control {
     commands: mpsc::Sender<Command>,
     finder: Finder,
+    kernel: Option<Kernel>,
 }
 
 impl Control {
@@ -121,7 +131,14 @@ impl Control {
     /// Where `flow` goes by what this edge knows now, and where it is pinned if it exists.
     pub async fn explain(&self, flow: FlowKey) -> Result<Explanation, AskError> {
         let flow = explain::canonical(&flow);
-        let pinned = self.finder.find(&flow).await;
+        let in_kernel = match &self.kernel {
+            Some(kernel) => kernel.find(&flow).await,
+            None => None,
+        };
+        let pinned = match in_kernel {
+            Some(endpoint) => Some(endpoint),
+            None => self.finder.find(&flow).await,
+        };
         let (answer, explanation) = oneshot::channel();
         self.commands.send(Command::Explain(flow, pinned, answer)).await.map_err(|_| AskError::Stopping)?;
         Ok(explanation.await.map_err(|_| AskError::Stopping)??)
@@ -150,8 +167,8 @@ impl Control {
     }
 }
 
-/// A handle, and the loop's end of it. `finder` asks the workers where their flows are.
-pub fn control(finder: Finder) -> (Control, mpsc::Receiver<Command>) {
+/// A handle, and the loop's end of it. `finder` and `kernel` tell where flows are.
+pub fn control(finder: Finder, kernel: Option<Kernel>) -> (Control, mpsc::Receiver<Command>) {
     let (commands, receiver) = mpsc::channel(COMMANDS);
-    (Control { commands, finder }, receiver)
+    (Control { commands, finder, kernel }, receiver)
 }

@@ -1,6 +1,6 @@
 //! What `/status` says: the edge as its control loop sees it, in words.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use anycast::State;
 use edge_listener::account::Books;
@@ -12,6 +12,10 @@ use super::{
     history::Change,
     names::Names,
     state,
+};
+use crate::{
+    config::{Config, ForwardingPath},
+    kernel::Kernel,
 };
 
 /// The whole answer. Field names are an interface.
@@ -40,6 +44,42 @@ pub struct Status {
     /// How they are announced; `None` where Landfall has no speaker.
     #[serde(default)]
     pub anycast: Option<AnycastStatus>,
+    /// The in-kernel path; `None` where all packets are forwarded in user space.
+    #[serde(default)]
+    pub fast_path: Option<FastPathStatus>,
+}
+
+/// The in-kernel path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPathStatus {
+    /// Where packets are taken from.
+    pub devices: Vec<DeviceStatus>,
+    /// Flows at once that there are NAT ports for: IPv4, IPv6.
+    pub nat_capacity: [usize; 2],
+    /// Packets that it dropped and that belong to no listener, by reason.
+    pub strays: BTreeMap<String, u64>,
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// `tcx`, or `none` if its packets are not taken.
+    pub mode: String,
+    /// Why they are not; empty if they are.
+    pub reason: String,
+}
+
+impl FastPathStatus {
+    /// Asks the fast path of an edge that runs `config`.
+    pub fn new(kernel: &Kernel, config: &Config) -> Self {
+        Self {
+            devices: kernel.devices(),
+            nat_capacity: [config.nat_capacity(false), config.nat_capacity(true)],
+            strays: kernel.strays().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
+        }
+    }
 }
 
 /// The announcements.
@@ -69,6 +109,12 @@ pub struct ListenerStatus {
     pub name: String,
     /// Open flows of both protocols.
     pub flows_active: u64,
+    /// The path of its UDP: `kernel` or `user`. TCP is always forwarded in user space.
+    #[serde(default)]
+    pub forwarding: String,
+    /// Why it is not forwarded in the kernel; empty if it is.
+    #[serde(default)]
+    pub forwarding_reason: String,
     /// The rule under which new flows are placed; see `docs/FAILOVER.md`.
     pub stage: String,
     /// Of routing table, seed and affinity, in hex: equal on edges that place every flow alike.
@@ -186,6 +232,19 @@ pub struct Surroundings {
     pub stopping: bool,
     /// How the static IPs are announced.
     pub anycast: Option<AnycastStatus>,
+    /// Where the UDP of each listener is forwarded.
+    pub paths: Vec<Option<ForwardingPath>>,
+    /// The in-kernel path, where there is one.
+    pub fast_path: Option<FastPathStatus>,
+}
+
+/// A path in the word of `/status`, and why it is not the kernel's.
+pub fn path_words(path: Option<&ForwardingPath>) -> (&'static str, String) {
+    match path {
+        Some(ForwardingPath::Kernel) => ("kernel", String::new()),
+        Some(ForwardingPath::User(reason)) => ("user", reason.clone()),
+        None => ("user", "serves no udp".to_owned()),
+    }
 }
 
 /// The status of `state` at `now`.
@@ -202,8 +261,11 @@ pub fn status(state: &state::State, names: Option<&Names>, books: &Books, around
         addresses: addresses.iter().map(ToString::to_string).collect(),
         error: error.map(str::to_owned),
     });
-    let listeners =
-        config.listeners.iter().zip(&table.listeners).enumerate().map(|(index, (listener, answers))| ListenerStatus {
+    let listeners = config.listeners.iter().zip(&table.listeners).enumerate().map(|(index, (listener, answers))| {
+        let (forwarding, forwarding_reason) = path_words(around.paths.get(index).and_then(Option::as_ref));
+        ListenerStatus {
+            forwarding: forwarding.to_owned(),
+            forwarding_reason,
             name: listener.settings.name.to_string(),
             flows_active: books.flows_active(index, Protocol::Tcp) + books.flows_active(index, Protocol::Udp),
             stage: answers.stage().as_str().to_owned(),
@@ -212,7 +274,8 @@ pub fn status(state: &state::State, names: Option<&Names>, books: &Books, around
                 format!("{:016x}", FlowHasher::new(config.hash_seed).digest(listener.settings.affinity, answers))
             },
             endpoint_groups: state.order(index).iter().map(|&group| name_of(group)).collect(),
-        });
+        }
+    });
     let groups = config.endpoint_groups.iter().enumerate().map(|(index, group)| {
         let view = &state.views()[index];
         let name = &group.group.name;
@@ -255,6 +318,7 @@ pub fn status(state: &state::State, names: Option<&Names>, books: &Books, around
             all.filter(|ip| ip.state != State::Withdrawn.as_str()).map(|ip| ip.ip.clone()).collect()
         },
         anycast: around.anycast.clone(),
+        fast_path: around.fast_path.clone(),
     }
 }
 

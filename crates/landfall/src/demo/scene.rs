@@ -174,7 +174,13 @@ mod tests {
 
     #[test]
     fn the_config_is_valid_and_without_warnings() {
-        let host = Host { name: "any".into(), cores: NonZeroUsize::MIN, descriptors: 1024, congestion: Vec::new() };
+        let host = Host {
+            name: "any".into(),
+            cores: NonZeroUsize::MIN,
+            descriptors: 1024,
+            congestion: Vec::new(),
+            ephemeral: Vec::new(),
+        };
         let ports = Ports { game: 7000, chat: 7001, admin: 9900 };
         let endpoints: Vec<SocketAddr> = CAST.iter().map(|role| SocketAddr::from((role.ip, 9000))).collect();
         let text = config(ports, &endpoints, Path::new("/tmp/a \"quoted\" one/control.sock"), 5);

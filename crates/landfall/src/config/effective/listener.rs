@@ -28,6 +28,7 @@ pub(super) fn write(out: &mut String, config: &Config, listener: &Listener) -> f
     let forwarding = match listener.forwarding {
         Forwarding::Auto => "auto",
         Forwarding::User => "user",
+        Forwarding::Kernel => "kernel",
     };
     let groups = listener.groups.iter().filter_map(|&group| config.endpoint_groups.get(group));
     writeln!(out, "\n[[listeners]]\nname = {}\nprotocol = {}", quoted(&settings.name), quoted(protocol))?;

@@ -1,0 +1,105 @@
+//! The in-kernel path of this edge: which listeners it has (`start`), and the thread that owns it (`owner`).
+//!
+//! The control loop publishes to it before it publishes to workers; whoever asks anything asks the owner's thread, which looks for
+//! flows that are over each second and lets others in between two NAT addresses.
+
+mod devices;
+mod owner;
+mod start;
+
+use std::sync::{
+    Arc,
+    mpsc::{self, Sender},
+};
+
+use edge_listener::{access::Access, bind};
+use endpoint_group::{EndpointId, FlowKey, Protocol, RoutingTable};
+use tokio::sync::oneshot;
+
+use self::owner::Owner;
+pub use self::start::{Decision, Ready, Required, decide};
+use crate::{
+    config::{Config, ForwardingPath},
+    control::status::DeviceStatus,
+};
+
+type Job = Box<dyn FnOnce(&mut Owner) + Send>;
+
+/// A handle to the owner's thread, which ends with the last of them. Cloning is cheap.
+#[derive(Clone)]
+pub struct Kernel {
+    jobs: Sender<Job>,
+    /// The listeners that it forwards, in order; indices of the configuration.
+    listeners: Arc<[usize]>,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernel").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// A listener that it forwards and could not under `config`, and why.
+    pub fn misfit(&self, config: &Config) -> Option<(String, String)> {
+        let mut forwarded = self.listeners.iter().filter_map(|&index| config.listeners.get(index));
+        forwarded.find_map(|listener| match config.path(listener, &bind::is_local)? {
+            ForwardingPath::User(reason) => Some((listener.settings.name.to_string(), reason)),
+            ForwardingPath::Kernel => None,
+        })
+    }
+
+    /// Makes `table` the one that packets are decided by, and returns when it is.
+    pub fn publish(&self, table: RoutingTable) {
+        self.ask(|owner| owner.publish(table));
+    }
+
+    /// Replaces whom a listener serves.
+    pub fn set_access(&self, listener: usize, access: &Access) {
+        let access = fast_path::Access { allow: access.allow().to_vec(), deny: access.deny().to_vec() };
+        if let Some(place) = self.listeners.iter().position(|&index| index == listener) {
+            self.ask(move |owner| owner.set_access(place, access));
+        }
+    }
+
+    /// Where `flow` is, if the kernel has it.
+    pub async fn find(&self, flow: &FlowKey) -> Option<EndpointId> {
+        if flow.protocol != Protocol::Udp {
+            return None;
+        }
+        let (answer, found) = oneshot::channel();
+        let FlowKey { client, to, .. } = *flow;
+        // Err, here and below: the thread has ended.
+        let _ = self.jobs.send(Box::new(move |owner: &mut Owner| _ = answer.send(owner.find(client, to))));
+        found.await.ok().flatten()
+    }
+
+    /// The devices that packets are to be taken from.
+    pub fn devices(&self) -> Vec<DeviceStatus> {
+        self.ask(|owner| owner.devices()).unwrap_or_default()
+    }
+
+    /// Packets dropped that belong to no listener, by reason.
+    pub fn strays(&self) -> Vec<(&'static str, u64)> {
+        self.ask(|owner| owner.strays()).unwrap_or_default()
+    }
+
+    /// Refuses new flows from now on. What is returned resolves when the last flow has ended.
+    pub fn drain(&self) -> oneshot::Receiver<()> {
+        let (drained, waiting) = oneshot::channel();
+        self.ask(|owner| owner.drain(drained));
+        waiting
+    }
+
+    /// Ends the flows that are left.
+    pub fn end(&self) {
+        self.ask(Owner::end);
+    }
+
+    /// Has the thread do `job`, and waits for it.
+    fn ask<T: Send + 'static>(&self, job: impl FnOnce(&mut Owner) -> T + Send + 'static) -> Option<T> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        self.jobs.send(Box::new(move |owner: &mut Owner| _ = answer.send(job(owner)))).ok()?;
+        answered.recv().ok()
+    }
+}

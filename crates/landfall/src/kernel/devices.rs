@@ -1,0 +1,80 @@
+//! The devices that packets are taken from, as they come and go.
+
+use std::collections::BTreeMap;
+
+use fast_path::FastPath;
+
+use crate::{config::Config, control::status::DeviceStatus};
+
+/// Those wanted, and what came of it.
+#[derive(Debug)]
+pub struct Devices {
+    named: Option<Vec<String>>,
+    /// The device of the routes, which takes no packets.
+    except: Option<String>,
+    /// Why a device that is wanted is not attached.
+    failed: BTreeMap<String, String>,
+}
+
+impl Devices {
+    /// Those that `config` names, or all that are up.
+    pub fn new(config: &Config) -> Self {
+        let except = config.anycast.as_ref().map(|anycast| anycast.device.clone());
+        Self { named: config.edge.fast_path_devices.clone(), except, failed: BTreeMap::new() }
+    }
+
+    /// Attaches what has come up and lets go of what is gone.
+    pub fn look(&mut self, fast_path: &mut FastPath) {
+        let up = match fast_path::devices() {
+            Ok(up) => up,
+            Err(error) => return tracing::warn!("cannot list the devices of this host: {error}"),
+        };
+        let attached = fast_path.devices();
+        for gone in attached.iter().filter(|device| !up.contains(device)) {
+            // Err: the link went with the device.
+            let _ = fast_path.detach(gone);
+            tracing::info!(device = gone, "the fast path lost a device");
+        }
+        let wanted: Vec<String> = match &self.named {
+            Some(named) => named.clone(),
+            None => up.into_iter().filter(|device| self.except.as_ref() != Some(device)).collect(),
+        };
+        self.failed.retain(|device, _| wanted.contains(device));
+        let attached = fast_path.devices();
+        for device in wanted.into_iter().filter(|device| !attached.contains(device)) {
+            match fast_path.attach(&device) {
+                Ok(()) => {
+                    tracing::info!(device, "the fast path takes packets");
+                    self.failed.remove(&device);
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    if self.failed.get(&device) != Some(&reason) {
+                        tracing::warn!(device, "packets for accelerated listeners that arrive here are refused: {reason}");
+                        self.failed.insert(device, reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Why there is nothing to take packets from, if so: none is attached, or one that was named is not.
+    pub fn lack(&self, fast_path: &FastPath) -> Option<String> {
+        let failed = || self.failed.values().next().cloned();
+        match self.named {
+            Some(_) => failed(),
+            None if fast_path.devices().is_empty() => Some(failed().unwrap_or_else(|| "no network device is up".to_owned())),
+            None => None,
+        }
+    }
+
+    /// For `/status`.
+    pub fn status(&self, fast_path: &FastPath) -> Vec<DeviceStatus> {
+        let attached =
+            fast_path.devices().into_iter().map(|name| DeviceStatus { name, mode: "tcx".into(), reason: String::new() });
+        let failed = self.failed.iter();
+        let failed =
+            failed.map(|(name, reason)| DeviceStatus { name: name.clone(), mode: "none".into(), reason: reason.clone() });
+        attached.chain(failed).collect()
+    }
+}

@@ -1,0 +1,144 @@
+//! Whether the kernel forwards, decided once at the start: what the file wants, what it allows and what the host lets.
+
+use edge_listener::{bind, settings::OnUnhealthy};
+use endpoint_group::RoutingTable;
+use fast_path::{FastPath, Limits, NatPool, Settings, Timeouts};
+
+use super::devices::Devices;
+use crate::config::{Config, FastPath as Wanted, Forwarding, ForwardingPath as Path, Listener};
+
+/// Room for endpoints that come by reloads and DNS names: their ids are not used again.
+const ROOM_FOR_ENDPOINTS: usize = 16_384;
+/// Endpoint ids are 16 bits, and two are taken.
+const MOST_ENDPOINTS: usize = 65_534;
+
+/// The kernel is to forward, and cannot.
+#[derive(Debug, thiserror::Error)]
+#[error("{key} asks for the kernel, which cannot forward: {reason}; see to it, or write \"auto\"")]
+pub struct Required {
+    key: String,
+    reason: String,
+}
+
+/// Loaded and attached, without a table: it refuses everything.
+#[derive(Debug)]
+pub struct Ready {
+    pub(super) fast_path: FastPath,
+    pub(super) devices: Devices,
+    pub(super) listeners: Vec<usize>,
+}
+
+/// Who forwards what.
+#[derive(Debug)]
+pub struct Decision {
+    /// Where the UDP of each listener is forwarded; `None` where it serves none.
+    pub paths: Vec<Option<Path>>,
+    /// The fast path, where there is one.
+    pub ready: Option<Ready>,
+}
+
+/// Loads and attaches the fast path if `config` lets it, or says why not; an error where it must.
+pub fn decide(config: &Config) -> Result<Decision, Required> {
+    let mut paths: Vec<_> = config.listeners.iter().map(|listener| config.path(listener, &bind::is_local)).collect();
+    for (listener, path) in config.listeners.iter().zip(&paths) {
+        if let (Forwarding::Kernel, Some(Path::User(reason))) = (listener.forwarding, path) {
+            return Err(Required { key: key_of(listener), reason: reason.clone() });
+        }
+    }
+    let wanted: Vec<usize> = (0..paths.len()).filter(|&index| paths[index] == Some(Path::Kernel)).collect();
+    if wanted.is_empty() {
+        let reason = paths.iter().flatten().find_map(|path| match path {
+            Path::User(reason) => Some(reason.clone()),
+            Path::Kernel => None,
+        });
+        if config.edge.fast_path == Wanted::On {
+            let reason = reason.unwrap_or_else(|| "no listener serves udp".to_owned());
+            return Err(Required { key: "fast_path = \"on\"".into(), reason });
+        }
+        if let Some(reason) = reason.filter(|_| config.edge.fast_path == Wanted::Auto) {
+            tracing::info!("all packets are forwarded in user space: {reason}");
+        }
+        return Ok(Decision { paths, ready: None });
+    }
+    match load(config, wanted) {
+        Ok(ready) => {
+            tracing::info!(
+                listeners = ready.listeners.len(),
+                devices = ready.fast_path.devices().join(" "),
+                "forwarding in the kernel"
+            );
+            Ok(Decision { paths, ready: Some(ready) })
+        }
+        Err(reason) => {
+            if let Some(key) = required_by(config) {
+                return Err(Required { key, reason });
+            }
+            tracing::info!("all packets are forwarded in user space: {reason}");
+            paths
+                .iter_mut()
+                .filter(|path| **path == Some(Path::Kernel))
+                .for_each(|path| *path = Some(Path::User(reason.clone())));
+            Ok(Decision { paths, ready: None })
+        }
+    }
+}
+
+impl Ready {
+    /// Gives the kernel its first table, before any packet could find the static IPs served.
+    pub fn publish(&mut self, table: &RoutingTable) {
+        if let Err(error) = self.fast_path.publish(table) {
+            tracing::error!("{error}; the kernel refuses all flows until it succeeds");
+        }
+    }
+
+    /// The listeners that it forwards; indices of the configuration.
+    pub fn listeners(&self) -> &[usize] {
+        &self.listeners
+    }
+}
+
+fn key_of(listener: &Listener) -> String {
+    format!("forwarding = \"kernel\" of listener {}", listener.settings.name)
+}
+
+fn required_by(config: &Config) -> Option<String> {
+    let listener = config.listeners.iter().find(|listener| listener.forwarding == Forwarding::Kernel);
+    let on = config.edge.fast_path == Wanted::On;
+    listener.map(key_of).or_else(|| on.then(|| "fast_path = \"on\"".to_owned()))
+}
+
+fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
+    let endpoints: usize = config.endpoint_groups.iter().map(|group| group.group.endpoints.len()).sum();
+    let settings = Settings {
+        hash_seed: config.hash_seed,
+        static_ips: config.edge.announce.clone(),
+        listeners: listeners.iter().filter_map(|&index| accelerated(index, &config.listeners[index])).collect(),
+        nat: NatPool { addresses: config.edge.nat_addresses.clone(), ports: config.edge.nat_ports.clone() },
+        max_endpoints: (2 * endpoints).clamp(ROOM_FOR_ENDPOINTS, MOST_ENDPOINTS),
+        // Addresses of the host: its own programs ask DNS servers and the clock from them.
+        shared_with_sockets: true,
+    };
+    let mut fast_path = FastPath::load(settings).map_err(|error| error.to_string())?;
+    let mut devices = Devices::new(config);
+    devices.look(&mut fast_path);
+    match devices.lack(&fast_path) {
+        None => Ok(Ready { fast_path, devices, listeners }),
+        Some(reason) => Err(reason),
+    }
+}
+
+fn accelerated(index: usize, listener: &Listener) -> Option<fast_path::Listener> {
+    let settings = &listener.settings;
+    let udp = settings.udp.as_ref()?;
+    let edge_listener::settings::Limits { max_flows, max_flows_per_client, new_flows_per_client_per_second } = settings.limits;
+    Some(fast_path::Listener {
+        index,
+        ports: settings.ports.clone(),
+        affinity: settings.affinity,
+        keep: udp.on_unhealthy == OnUnhealthy::Keep,
+        carry_dscp: udp.carry_dscp,
+        timeouts: Timeouts { idle: udp.idle_timeout, unanswered: udp.unanswered_timeout },
+        limits: Limits { max_flows, max_flows_per_client, new_flows_per_client_per_second },
+        access: fast_path::Access { allow: settings.access.allow().to_vec(), deny: settings.access.deny().to_vec() },
+    })
+}

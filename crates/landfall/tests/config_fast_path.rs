@@ -1,0 +1,114 @@
+//! Which listeners the kernel forwards, as far as the file says.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not seen as tests")]
+
+use std::num::NonZeroUsize;
+
+use landfall::config::{Config, ConfigErrors, ForwardingPath, Host};
+
+fn host() -> Host {
+    let ephemeral = vec![32_768..=60_999];
+    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 524_288, congestion: Vec::new(), ephemeral }
+}
+
+/// A file with one UDP listener, its static IPs and its endpoint.
+fn file(static_ips: &str, edge: &str, listener: &str, endpoint: &str) -> String {
+    format!(
+        "name = \"game\"\nstatic_ips = [{static_ips}]\nhash_seed = 7\n[edge]\nname = \"lab\"\n{edge}\n[[listeners]]\nname = \"match\"\n\
+         ports = [7000]\n{listener}\nendpoint_groups = [\"eu\"]\n[[endpoint_groups]]\nname = \"eu\"\n\
+         health_check = {{ protocol = \"udp\", send = \"ping\" }}\nendpoints = [{{ name = \"eu-1\", address = \"{endpoint}\" }}]\n"
+    )
+}
+
+const V4: &str = "\"198.18.0.1\"";
+const NAT: &str = "nat_addresses = [\"10.0.1.5\"]";
+const UDP: &str = "protocol = \"udp\"";
+
+fn path(static_ips: &str, edge: &str, listener: &str, endpoint: &str) -> Option<ForwardingPath> {
+    let config = Config::parse(&file(static_ips, edge, listener, endpoint), &host()).unwrap();
+    config.path(&config.listeners[0], &|ip| ip.to_string() == "10.0.1.77")
+}
+
+#[test]
+fn a_listener_is_the_kernel_s_unless_something_needs_user_space() {
+    let off = format!("{NAT}\nfast_path = \"off\"");
+    let both = "nat_addresses = [\"10.0.1.5\", \"fd00::5\"]";
+    let cases = [
+        (V4, NAT, UDP, "10.0.1.10", ""),
+        (V4, NAT, "protocol = \"tcp_udp\"", "10.0.1.10:9000", ""),
+        ("\"fd18::1\", \"fd18::2\"", "nat_addresses = [\"fd00::5\"]", UDP, "fd00::10", ""),
+        (V4, "", UDP, "10.0.1.10", "nat_addresses is not set"),
+        (V4, &off, UDP, "10.0.1.10", "fast_path = \"off\""),
+        (V4, NAT, "protocol = \"udp\"\nforwarding = \"user\"", "10.0.1.10", "forwarding = \"user\""),
+        (V4, NAT, "protocol = \"udp\"\nclient_ip = \"proxy_v2\"", "10.0.1.10", "client_ip needs user space"),
+        (V4, NAT, UDP, "fd00::10", "a static IP is IPv4, and endpoint eu-1 is not"),
+        ("\"198.18.0.1\", \"fd18::1\"", NAT, UDP, "10.0.1.10", "a static IP is IPv6, and no address of nat_addresses is"),
+        ("\"198.18.0.1\", \"fd18::1\"", both, UDP, "10.0.1.10", "a static IP is IPv6, and endpoint eu-1 is not"),
+        (V4, NAT, UDP, "game.example.com", "endpoint eu-1 has a DNS name"),
+        (V4, NAT, UDP, "127.0.0.1:9000", "endpoint eu-1 is on this host"),
+        (V4, NAT, UDP, "10.0.1.77", "endpoint eu-1 is on this host"),
+        (V4, NAT, UDP, "10.0.1.5", "endpoint eu-1 is on this host"),
+    ];
+    for (static_ips, edge, listener, endpoint, reason) in cases {
+        let wanted = match reason {
+            "" => ForwardingPath::Kernel,
+            reason => ForwardingPath::User(reason.to_owned()),
+        };
+        assert_eq!(path(static_ips, edge, listener, endpoint), Some(wanted), "{static_ips} {edge} {listener} {endpoint}");
+    }
+    let tcp = file(V4, NAT, "protocol = \"tcp\"", "10.0.1.10").replace("send = \"ping\"", "send = \"ping\", port = 1");
+    let config = Config::parse(&tcp, &host()).unwrap();
+    assert_eq!(config.path(&config.listeners[0], &|_| false), None);
+    assert_eq!((config.nat_capacity(false), config.nat_capacity(true)), (4536, 0));
+}
+
+fn refused(edge: &str, listener: &str, endpoint: &str) -> Vec<(String, String)> {
+    let ConfigErrors(errors) = Config::parse(&file(V4, edge, listener, endpoint), &host()).unwrap_err();
+    errors.into_iter().map(|error| (error.key, error.reason)).collect()
+}
+
+#[test]
+fn what_the_kernel_must_do_and_cannot_is_an_error() {
+    let must = "protocol = \"udp\"\nforwarding = \"kernel\"";
+    let error = |key: &str, reason: &str| vec![(key.to_owned(), reason.to_owned())];
+    let cannot = "the kernel cannot forward this listener: ";
+    assert_eq!(refused("", must, "10.0.1.10"), error("listeners[0].forwarding", &format!("{cannot}nat_addresses is not set")));
+    assert_eq!(
+        refused(NAT, must, "game.example.com"),
+        error("listeners[0].forwarding", &format!("{cannot}endpoint eu-1 has a DNS name"))
+    );
+    assert_eq!(
+        refused("fast_path = \"on\"", UDP, "10.0.1.10"),
+        error("edge.fast_path", "the kernel can forward no listener; listener match: nat_addresses is not set")
+    );
+    let shared = "nat_addresses = [\"198.18.0.1\"]\nnat_ports = \"6000-7999\"";
+    let reason = "6000-7999 overlaps 7000 of listener \"match\", and 198.18.0.1 is a static IP";
+    assert_eq!(refused(shared, UDP, "10.0.1.10"), error("edge.nat_ports", reason));
+}
+
+#[test]
+fn ports_that_any_socket_may_be_given_are_warned_of() {
+    let warnings = |nat: &str| {
+        let config = Config::parse(&file(V4, nat, UDP, "10.0.1.10"), &host()).unwrap();
+        config.warnings.into_iter().map(|warning| (warning.key, warning.cure)).collect::<Vec<_>>()
+    };
+    assert_eq!(warnings(NAT), []);
+    assert_eq!(warnings("nat_ports = \"40000-50000\""), [], "no port is used without an address");
+    assert_eq!(
+        warnings(&format!("{NAT}\nnat_ports = \"40000-50000\"")),
+        [("edge.nat_ports".to_owned(), "reserve them: sysctl -w net.ipv4.ip_local_reserved_ports=40000-50000".to_owned())]
+    );
+}
+
+#[test]
+fn all_of_it_needs_a_restart_and_survives_being_written_out() {
+    let edge = "nat_addresses = [\"10.0.1.5\"]\nnat_ports = \"62000-63000\"\nfast_path = \"on\"\nfast_path_devices = [\"eth0\"]";
+    let rich = file(V4, edge, "protocol = \"udp\"\nforwarding = \"kernel\"", "10.0.1.10");
+    let config = Config::parse(&rich, &host()).unwrap();
+    assert_eq!(Config::parse(&config.to_toml(), &host()).unwrap(), config);
+    let plain = Config::parse(&file(V4, NAT, UDP, "10.0.1.10"), &host()).unwrap();
+    assert_eq!(
+        plain.restart_needed(&config),
+        ["edge.fast_path", "edge.nat_ports", "edge.fast_path_devices", "listeners[0].forwarding", "listeners[0].limits"]
+    );
+}
