@@ -62,6 +62,16 @@ impl Edge {
         Self::launch_by(Command::new(programs::landfall()?), namespace, config)
     }
 
+    /// As [`Edge::launch`] without any privilege beyond the user's.
+    ///
+    /// # Errors
+    /// As [`Edge::launch`].
+    pub fn launch_unprivileged(namespace: Option<&Namespace>, config: &str) -> Result<Self> {
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(programs::landfall()?);
+        Self::launch_by(command, namespace, config)
+    }
+
     /// Adds the arguments of `landfall` to `command`.
     fn launch_by(mut command: Command, namespace: Option<&Namespace>, config: &str) -> Result<Self> {
         let directory = tempfile::Builder::new()
