@@ -144,7 +144,8 @@ pub fn measure(running: &Running, work: Work, round: usize, order: usize, window
 /// When it does not in time.
 pub fn wait_served(running: &Running) -> Result<()> {
     let (path, target) = (&running.path, running.target);
-    let (udp, tcp) = (running.subject.does(Work::UdpEcho64), running.subject != Subject::Quilkin);
+    let (udp, tcp) =
+        (running.subject.does(Work::UdpEcho64), !matches!(running.subject, Subject::Quilkin | Subject::LandfallKernel));
     let gauge = Gauge::default();
     let served = std::thread::scope(|scope| -> Result<()> {
         let stop = StopAtEnd(&gauge);

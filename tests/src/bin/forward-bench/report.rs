@@ -54,7 +54,7 @@ fn forwarding(figures: &Figures, work: Work) -> String {
             ratio(Subject::Nginx),
             best.map_or_else(|| "–".to_owned(), ratio),
             number(median(Figure::EdgeCost).filter(|_| subject != Subject::Direct), digits),
-            number(median(Figure::OwnCost).filter(|_| subject.is_peer() || subject == Subject::Landfall), digits),
+            number(median(Figure::OwnCost).filter(|_| subject.is_peer() || subject.is_landfall()), digits),
         );
         if work.is_bulk() {
             let to = |direction| rate(figures.median_rate(work, subject, direction));

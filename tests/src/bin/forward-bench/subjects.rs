@@ -44,6 +44,8 @@ pub enum Subject {
     Quilkin,
     /// Landfall, forwarding in user space.
     Landfall,
+    /// Landfall, forwarding in the kernel; UDP only.
+    LandfallKernel,
 }
 
 /// The programs that were found, and why others were not.
@@ -56,7 +58,12 @@ pub struct Found {
 impl Subject {
     /// Whether it is a proxy in user space that Landfall is compared with.
     pub fn is_peer(self) -> bool {
-        !matches!(self, Self::Direct | Self::Nft | Self::Landfall)
+        !matches!(self, Self::Direct | Self::Nft) && !self.is_landfall()
+    }
+
+    /// Whether it is Landfall, by whichever path.
+    pub fn is_landfall(self) -> bool {
+        matches!(self, Self::Landfall | Self::LandfallKernel)
     }
 
     /// Whether it can do `work`, and is told apart by it.
@@ -68,6 +75,7 @@ impl Subject {
             Self::Haproxy => !udp,
             Self::HaproxySplice | Self::HaproxySplice1m => work.is_bulk(),
             Self::Quilkin => udp,
+            Self::LandfallKernel => udp && process,
             _ => true,
         }
     }
@@ -75,7 +83,7 @@ impl Subject {
     /// The program that it needs besides `nft` and `ip`.
     fn program(self) -> Option<&'static str> {
         match self {
-            Self::Direct | Self::Landfall => None,
+            Self::Direct | Self::Landfall | Self::LandfallKernel => None,
             Self::Nft => Some("nft"),
             Self::Nginx => Some("nginx"),
             Self::Haproxy | Self::HaproxySplice | Self::HaproxySplice1m => Some("haproxy"),
@@ -111,7 +119,7 @@ impl Found {
             let found = match (given.get(subject), subject.program()) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(name)) => directories.iter().map(|directory| directory.join(name)).find(|file| file.is_file()),
-                (None, None) if *subject == Subject::Landfall => programs::landfall().ok(),
+                (None, None) if subject.is_landfall() => programs::landfall().ok(),
                 (None, None) => Some(PathBuf::new()),
             };
             match found.filter(|found| found.as_os_str().is_empty() || found.is_file()) {
@@ -150,7 +158,7 @@ impl Found {
     /// # Errors
     /// When the lab cannot be built or the program does not start.
     pub fn start(&self, subject: Subject) -> Result<Running> {
-        let routes = matches!(subject, Subject::Direct | Subject::Nft);
+        let routes = matches!(subject, Subject::Direct | Subject::Nft | Subject::LandfallKernel);
         let path = Path::new(&subject.to_string(), routes)?;
         let program = self.programs.get(&subject).cloned().unwrap_or_default();
         let proxy = match subject {
@@ -160,6 +168,7 @@ impl Found {
                 None
             }
             Subject::Landfall => Some(Proxy::Landfall(Edge::start(Some(&path.edge), &config("landfall.toml")?)?)),
+            Subject::LandfallKernel => Some(Proxy::Landfall(Edge::start(Some(&path.edge), &config("landfall-kernel.toml")?)?)),
             _ => Some(start(subject, &program, &path)?),
         };
         let running = Running { subject, path, target: subject.target(), proxy };

@@ -22,6 +22,7 @@ enum Bound {
 }
 
 struct Target {
+    of: Subject,
     work: Work,
     figure: Figure,
     against: Against,
@@ -29,14 +30,18 @@ struct Target {
 }
 
 const fn target(work: Work, figure: Figure, against: Against, bound: Bound) -> Target {
-    Target { work, figure, against, bound }
+    Target { of: Subject::Landfall, work, figure, against, bound }
+}
+
+const fn kernel(work: Work, figure: Figure, against: Subject, bound: Bound) -> Target {
+    Target { of: Subject::LandfallKernel, work, figure, against: Against::Peer(against), bound }
 }
 
 const NGINX: Against = Against::Peer(Subject::Nginx);
 const SPLICE: Against = Against::Peer(Subject::HaproxySplice);
 const SPLICE_1M: Against = Against::Peer(Subject::HaproxySplice1m);
 
-const TARGETS: [Target; 25] = [
+const TARGETS: [Target; 32] = [
     target(Work::UdpEcho64, Figure::Rate, Against::Best, Bound::AtLeast(1.1)),
     target(Work::UdpEcho64, Figure::EdgeCost, Against::Best, Bound::AtMost(0.85)),
     target(Work::UdpEcho64Flows1000, Figure::Rate, Against::Best, Bound::AtLeast(1.25)),
@@ -62,21 +67,28 @@ const TARGETS: [Target; 25] = [
     target(Work::TcpPingPong256, Figure::P999, Against::Best, Bound::AtMost(1.0)),
     target(Work::TcpIdle, Figure::Memory, Against::Nothing, Bound::AtMost(1_700.0)),
     target(Work::UdpIdle, Figure::Memory, Against::Nothing, Bound::AtMost(2_000.0)),
+    kernel(Work::UdpEcho64, Figure::Rate, Subject::Nginx, Bound::AtLeast(2.0)),
+    kernel(Work::UdpEcho64, Figure::Rate, Subject::Direct, Bound::AtLeast(0.95)),
+    kernel(Work::UdpEcho64, Figure::EdgeCost, Subject::Nft, Bound::AtMost(0.5)),
+    kernel(Work::UdpEcho64Flows1000, Figure::Rate, Subject::Nginx, Bound::AtLeast(2.2)),
+    kernel(Work::UdpEcho64Flows1000, Figure::Rate, Subject::Direct, Bound::AtLeast(0.95)),
+    kernel(Work::UdpEcho64Flows1000, Figure::EdgeCost, Subject::Nft, Bound::AtMost(0.5)),
+    kernel(Work::UdpPingPong, Figure::P50, Subject::Direct, Bound::AtMost(1.05)),
 ];
 
 /// A markdown table of all targets whose works are in the run.
 pub fn table(figures: &Figures) -> String {
-    let mut text = String::from("| work | figure | against | target | Landfall, median [95 %] | |\n|---|---|---|---|---|---|\n");
+    let mut text = String::from("| of | work | figure | against | target | median [95 %] | |\n|---|---|---|---|---|---|---|\n");
     for target in &TARGETS {
-        let Target { work, figure, against, bound } = target;
+        let Target { of, work, figure, against, bound } = target;
         let base = match against {
             Against::Best => figures.best_peer(*work),
             Against::Peer(peer) => Some(*peer),
             Against::Nothing => None,
         };
         let found = match (against, base) {
-            (Against::Nothing, _) => interval(&figures.all(*work, Subject::Landfall, *figure)),
-            (_, Some(base)) => figures.ratio(*work, Subject::Landfall, base, *figure),
+            (Against::Nothing, _) => interval(&figures.all(*work, *of, *figure)),
+            (_, Some(base)) => figures.ratio(*work, *of, base, *figure),
             (_, None) => None,
         };
         let Some(found) = found else { continue };
@@ -90,7 +102,7 @@ pub fn table(figures: &Figures) -> String {
             None => (format!("{:.1} [{:.1}, {:.1}]", found.median, found.low, found.high), ""),
         };
         let verdict = verdict(*bound, found);
-        text += &format!("| {work} | {} | {against} | {sign} {goal}{times} | {shown} | {verdict} |\n", name(*figure));
+        text += &format!("| {of} | {work} | {} | {against} | {sign} {goal}{times} | {shown} | {verdict} |\n", name(*figure));
     }
     text
 }
