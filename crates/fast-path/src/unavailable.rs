@@ -10,7 +10,7 @@ pub enum Unavailable {
     Platform,
     /// The process may not load programs.
     #[error(
-        "the process may not load programs into the kernel: run it as root, or with the capabilities CAP_BPF and CAP_NET_ADMIN"
+        "the process may not load programs into the kernel: run it as root, or with the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
     )]
     Privilege,
     /// The kernel does not do what the program needs.

@@ -35,7 +35,7 @@ impl FastPath {
         let mut ebpf = load(object, &settings, &sizes)?;
         for name in ["fast_path", "end_flows"] {
             let program = ebpf.program_mut(name).and_then(|program| <&mut SchedClassifier>::try_from(program).ok());
-            program.ok_or_else(|| missing(name))?.load().map_err(|error| refused_program(&error))?;
+            load_program(program.ok_or_else(|| missing(name))?).map_err(|error| refused_program(&error))?;
         }
         write_constants(&mut ebpf, &settings).map_err(|error| refused_map(&error))?;
         let maps = Maps::take(&mut ebpf)?;
@@ -62,6 +62,21 @@ impl FastPath {
         }
         Ok(fast_path)
     }
+}
+
+/// Has the kernel verify a program. The verifier gives up with EAGAIN where the thread has a signal to take, and is then asked again.
+fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    const TRIES: usize = 5;
+    let mut result = program.load();
+    for _ in 1..TRIES {
+        match &result {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {
+                result = program.load()
+            }
+            _ => break,
+        }
+    }
+    result
 }
 
 /// A listener's part of the ring of flows.
@@ -259,7 +274,12 @@ fn refused_program(error: &ProgramError) -> Unavailable {
         // The verifier's whole account is for whoever debugs the program.
         ProgramError::LoadError { io_error, verifier_log } => {
             tracing::debug!(%verifier_log, "the kernel refused the fast path's program");
-            Unavailable::Kernel(format!("{io_error}: {}", objection(&verifier_log.to_string())))
+            let log = verifier_log.to_string();
+            match objection(&log) {
+                // Without CAP_PERFMON the verifier allows less than the program does.
+                objection if objection.contains("!root") => Unavailable::Privilege,
+                objection => Unavailable::Kernel(format!("{io_error}: {objection}")),
+            }
         }
         error => Unavailable::Kernel(with_causes(error)),
     }
