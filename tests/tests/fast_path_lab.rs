@@ -338,6 +338,23 @@ fn an_edge_that_stops_serves_its_flows_to_their_end_and_takes_no_new_one() {
     refused_by_the_host(&scene);
 }
 
+/// The kernel's link goes with a device, whatever comes under its name before anyone looks.
+#[test]
+fn a_device_that_is_made_anew_is_attached_anew() {
+    let scene = Scene::new(Wanted::default());
+    let make = || {
+        for command in ["link add spare type veth peer name other", "link set spare up", "link set other up"] {
+            scene.lab.edge.run(format!("ip {command}").split(' ')).unwrap();
+        }
+    };
+    let taken = || scene.edge.log().lines().filter(|line| line.contains("takes packets") && line.contains("\"spare\"")).count();
+    make();
+    wait_until("the device attached", LIMIT, || taken() == 1).unwrap();
+    scene.lab.edge.run(["ip", "link", "delete", "spare"]).unwrap();
+    make();
+    wait_until("the new device attached", LIMIT, || taken() == 2).unwrap();
+}
+
 #[test]
 fn nothing_is_left_after_kill_9() {
     let mut scene = Scene::new(Wanted::default());

@@ -100,8 +100,8 @@ impl FastPath {
 }
 
 /// No device that packets could be taken from.
-pub fn devices() -> std::io::Result<Vec<String>> {
-    Ok(Vec::new())
+pub fn devices() -> std::io::Result<std::collections::BTreeMap<String, u32>> {
+    Ok(std::collections::BTreeMap::new())
 }
 
 #[cfg(unix)]

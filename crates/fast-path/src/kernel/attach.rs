@@ -1,7 +1,7 @@
 //! Devices: where packets are taken from.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     ffi::{CStr, CString},
     io,
 };
@@ -58,27 +58,31 @@ impl FastPath {
     }
 }
 
-/// The devices of this network namespace that are up, in order of name, without loopback.
-pub fn devices() -> io::Result<Vec<String>> {
+/// The devices of this network namespace that are up, without loopback, and their indices: a device that is made anew has another.
+pub fn devices() -> io::Result<BTreeMap<String, u32>> {
     let mut first = std::ptr::null_mut();
     // SAFETY: writes the head of a list, which is freed below.
     if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut names = BTreeSet::new();
+    let mut found = BTreeMap::new();
     let mut next = first;
     // SAFETY: the entries are the kernel's until the list is freed, and so are their names.
     while let Some(entry) = unsafe { next.as_ref() } {
         let has = |flag: libc::c_int| entry.ifa_flags & flag.unsigned_abs() != 0;
         if has(libc::IFF_UP) && !has(libc::IFF_LOOPBACK) {
             // SAFETY: as above.
-            names.insert(unsafe { CStr::from_ptr(entry.ifa_name) }.to_string_lossy().into_owned());
+            let (name, index) = unsafe { (CStr::from_ptr(entry.ifa_name), libc::if_nametoindex(entry.ifa_name)) };
+            // A label of an address, such as eth0:1, has no index of its own.
+            if index > 0 && !name.to_bytes().contains(&b':') {
+                found.insert(name.to_string_lossy().into_owned(), index);
+            }
         }
         next = entry.ifa_next;
     }
     // SAFETY: the list that getifaddrs made; nothing refers into it any more.
     unsafe { libc::freeifaddrs(first) };
-    Ok(names.into_iter().collect())
+    Ok(found)
 }
 
 /// Whether the frames of `device` begin with an Ethernet header. Asked of the kernel, because `/sys` may show another network namespace.

@@ -12,6 +12,8 @@ pub struct Devices {
     named: Option<Vec<String>>,
     /// The device of the routes, which takes no packets.
     except: Option<String>,
+    /// The indices of those that are attached: one that is made anew under its name is another, and the link went with the old one.
+    indices: BTreeMap<String, u32>,
     /// Why a device that is wanted is not attached.
     failed: BTreeMap<String, String>,
 }
@@ -20,7 +22,7 @@ impl Devices {
     /// Those that `config` names, or all that are up.
     pub fn new(config: &Config) -> Self {
         let except = config.anycast.as_ref().map(|anycast| anycast.device.clone());
-        Self { named: config.edge.fast_path_devices.clone(), except, failed: BTreeMap::new() }
+        Self { named: config.edge.fast_path_devices.clone(), except, indices: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
     /// Attaches what has come up and lets go of what is gone.
@@ -29,32 +31,46 @@ impl Devices {
             Ok(up) => up,
             Err(error) => return tracing::warn!("cannot list the devices of this host: {error}"),
         };
-        let attached = fast_path.devices();
-        for gone in attached.iter().filter(|device| !up.contains(device)) {
-            // Err: the link went with the device.
-            let _ = fast_path.detach(gone);
-            tracing::info!(device = gone, "the fast path lost a device");
-        }
+        self.indices.retain(|device, index| {
+            let there = up.get(device) == Some(index);
+            if !there {
+                // Err: the link went with the device.
+                let _ = fast_path.detach(device);
+                tracing::info!(device, "the fast path lost a device");
+            }
+            there
+        });
         let wanted: Vec<String> = match &self.named {
             Some(named) => named.clone(),
-            None => up.into_iter().filter(|device| self.except.as_ref() != Some(device)).collect(),
+            None => up.keys().filter(|&device| self.except.as_ref() != Some(device)).cloned().collect(),
         };
         self.failed.retain(|device, _| wanted.contains(device));
-        let attached = fast_path.devices();
-        for device in wanted.into_iter().filter(|device| !attached.contains(device)) {
+        for device in wanted {
+            if self.indices.contains_key(&device) {
+                continue;
+            }
+            let Some(&index) = up.get(&device) else {
+                self.fails(device, "it is down, or is none of this host's: set it up, or name another".to_owned());
+                continue;
+            };
             match fast_path.attach(&device) {
                 Ok(()) => {
                     tracing::info!(device, "the fast path takes packets");
                     self.failed.remove(&device);
+                    self.indices.insert(device, index);
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if self.failed.get(&device) != Some(&reason) {
-                        tracing::warn!(device, "packets for accelerated listeners that arrive here are refused: {reason}");
-                        self.failed.insert(device, reason);
-                    }
-                }
+                Err(error) => self.fails(device, error.to_string()),
             }
+        }
+    }
+
+    fn fails(&mut self, device: String, reason: String) {
+        if self.failed.get(&device) != Some(&reason) {
+            tracing::warn!(
+                device,
+                "packets for accelerated listeners that arrive here are refused, replies of endpoints too: {reason}"
+            );
+            self.failed.insert(device, reason);
         }
     }
 

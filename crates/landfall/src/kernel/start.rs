@@ -7,9 +7,7 @@ use fast_path::{FastPath, Limits, NatPool, Settings, Timeouts};
 use super::devices::Devices;
 use crate::config::{Config, FastPath as Wanted, Forwarding, ForwardingPath as Path, Listener};
 
-/// Room for endpoints that come by reloads and DNS names: their ids are not used again.
-const ROOM_FOR_ENDPOINTS: usize = 16_384;
-/// Endpoint ids are 16 bits, and two are taken.
+/// Endpoint ids are 16 bits, and two are taken. There is room for all: endpoints come by reloads and DNS names, and an id is not used again.
 const MOST_ENDPOINTS: usize = 65_534;
 
 /// The kernel is to forward, and cannot.
@@ -108,13 +106,17 @@ fn required_by(config: &Config) -> Option<String> {
 }
 
 fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
-    let endpoints: usize = config.endpoint_groups.iter().map(|group| group.group.endpoints.len()).sum();
+    if let Some(ip) = config.edge.nat_addresses.iter().find(|&&ip| !bind::is_local(ip)) {
+        return Err(format!(
+            "nat_addresses: {ip} is no address of this host, so replies to it would not come here; add it, or name another"
+        ));
+    }
     let settings = Settings {
         hash_seed: config.hash_seed,
         static_ips: config.edge.announce.clone(),
         listeners: listeners.iter().filter_map(|&index| accelerated(index, &config.listeners[index])).collect(),
         nat: NatPool { addresses: config.edge.nat_addresses.clone(), ports: config.edge.nat_ports.clone() },
-        max_endpoints: (2 * endpoints).clamp(ROOM_FOR_ENDPOINTS, MOST_ENDPOINTS),
+        max_endpoints: MOST_ENDPOINTS,
         // Addresses of the host: its own programs ask DNS servers and the clock from them.
         shared_with_sockets: true,
     };
