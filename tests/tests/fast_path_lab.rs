@@ -238,6 +238,13 @@ fn every_flow_of_a_dead_endpoint_is_answered_elsewhere_within_the_bound() {
     let moved = || scene.edge.metrics().unwrap().sum("landfall_flows_moved_total", &[]);
     wait_until("the moves counted", LIMIT, || moved() >= 2.0).unwrap();
     assert_eq!(scene.opened("user"), 0.0);
+    // A flow counts at each endpoint that it was pinned to.
+    let pinned = || {
+        let metrics = scene.edge.metrics().unwrap();
+        let sum = |family: &str| metrics.sum(family, &[]);
+        sum("landfall_endpoint_flows_opened_total") == sum("landfall_flows_opened_total") + sum("landfall_flows_moved_total")
+    };
+    wait_until("the flows of each endpoint counted", LIMIT, pinned).unwrap();
 }
 
 /// New flows in a row, and the endpoints that answer them.

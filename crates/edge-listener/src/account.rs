@@ -210,7 +210,7 @@ impl Books {
     /// Flows of an endpoint that are open now.
     pub fn endpoint_flows_active(&self, group: &Name, endpoint: &Name) -> u64 {
         let key = (group.clone(), endpoint.clone());
-        let elsewhere = self.kernel.load().endpoints.get(&key).copied().unwrap_or(0);
+        let elsewhere = self.kernel.load().endpoints.get(&key).map_or(0, |pinned| pinned.active);
         self.endpoints.get(&key).map_or(0, |flows| load(&flows.active)) + elsewhere
     }
 
@@ -340,13 +340,15 @@ impl Collector for BooksCollector {
         }
         let endpoints: BTreeMap<_, _> =
             books.endpoints.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect();
-        let mut active = kernel.endpoints.clone();
+        let mut pinned = kernel.endpoints.clone();
         for (key, flows) in endpoints {
-            metrics[8].push(metric(proto::MetricType::COUNTER, endpoint_labels(&key), load(&flows.opened)));
-            *active.entry(key).or_default() += load(&flows.active);
+            let pinned = pinned.entry(key).or_default();
+            pinned.opened += load(&flows.opened);
+            pinned.active += load(&flows.active);
         }
-        for (key, flows) in active {
-            metrics[12].push(metric(proto::MetricType::GAUGE, endpoint_labels(&key), flows));
+        for (key, flows) in pinned {
+            metrics[8].push(metric(proto::MetricType::COUNTER, endpoint_labels(&key), flows.opened));
+            metrics[12].push(metric(proto::MetricType::GAUGE, endpoint_labels(&key), flows.active));
         }
         let families = FAMILIES.iter().chain(std::iter::once(&ENDPOINT_ACTIVE)).zip(metrics);
         families.filter(|(_, metrics)| !metrics.is_empty()).map(|(family, metrics)| family_of(family, metrics)).collect()

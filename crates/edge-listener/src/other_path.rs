@@ -30,8 +30,17 @@ pub struct Tally {
 pub struct Reading {
     /// In the order of the configuration; `None` where it does not forward.
     pub listeners: Vec<Option<Tally>>,
-    /// Flows there are by endpoint group and endpoint.
-    pub endpoints: BTreeMap<(Name, Name), u64>,
+    /// By endpoint group and endpoint, those that had flows.
+    pub endpoints: BTreeMap<(Name, Name), Pinned>,
+}
+
+/// Flows of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pinned {
+    /// Those that were ever pinned to it; one that moves counts at both.
+    pub opened: u64,
+    /// Those that are now.
+    pub active: u64,
 }
 
 impl Tally {

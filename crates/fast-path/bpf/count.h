@@ -18,6 +18,15 @@ static __always_inline int drop(u32 listener, enum drop reason)
 	return TC_ACT_SHOT;
 }
 
+/* One flow more that is pinned to `endpoint`. */
+static __always_inline void count_pinned(u32 endpoint)
+{
+	struct endpoint_counts *counts = bpf_map_lookup_elem(&endpoint_counts, &endpoint);
+
+	if (counts)
+		counts->opened++;
+}
+
 /* A super-packet that the device has put together counts as the datagrams that it stands for. */
 static __always_inline void count_carried(struct __sk_buff *skb, const struct packet *p, u32 listener, u32 endpoint,
 					  enum direction direction)

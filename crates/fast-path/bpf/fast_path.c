@@ -75,6 +75,7 @@ static __noinline int from_client(struct __sk_buff *skb, const struct packet *p,
 			WRITE_ONCE(passage.flow->route.whole, moved.whole);
 			passage.route = moved;
 			counts->moved++;
+			count_pinned(moved.endpoint);
 		}
 	}
 	return forward(skb, p, &passage);

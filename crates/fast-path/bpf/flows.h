@@ -217,6 +217,7 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 		goto release;
 	}
 	passage->flow = flow;
+	count_pinned(route.endpoint);
 	position = __sync_fetch_and_add(&state->opened, 1);
 	at = listener->ring_start + (u32)(position & listener->ring_mask);
 	entry = bpf_map_lookup_elem(&order, &at);

@@ -204,6 +204,7 @@ struct counts {
 struct endpoint_counts {
 	u64 packets[2];
 	u64 bytes[2];
+	u64 opened;  /* flows that began here, or moved here */
 	u64 refused; /* ICMP errors that came back */
 };
 

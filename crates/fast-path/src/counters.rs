@@ -39,19 +39,19 @@ pub struct EndpointCounters {
     pub to_endpoint: Traffic,
     /// To clients.
     pub to_client: Traffic,
+    /// Flows that were ever pinned to it: that began there, or moved there.
+    pub opened: u64,
     /// ICMP errors that came back instead.
     pub refused: u64,
 }
 
-/// Everything counted.
+/// Everything counted but [`EndpointCounters`], which are asked for by endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Counters {
     /// In the order of the settings.
     pub listeners: Vec<ListenerCounters>,
     /// Packets that belong to no listener: only drops are counted.
     pub strays: ListenerCounters,
-    /// By endpoint id.
-    pub endpoints: Vec<EndpointCounters>,
 }
 
 impl ListenerCounters {

@@ -94,6 +94,11 @@ impl FastPath {
     }
 
     /// Cannot be called.
+    pub fn endpoint_counters(&self, _ids: std::ops::Range<usize>) -> Result<Vec<crate::EndpointCounters>, Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
     pub fn refusals(&mut self) -> Option<Refusals> {
         match *self {}
     }

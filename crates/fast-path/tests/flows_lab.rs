@@ -250,5 +250,5 @@ fn icmp_errors_are_told_now_and_then() {
     let told: Vec<_> = refusals.by_ref().collect();
     assert!(!told.is_empty() && told.len() < 20, "{told:?}");
     assert!(told.iter().all(|endpoint| endpoint.index() == 0));
-    assert_eq!(fast_path.counters().unwrap().endpoints[0].refused, 20);
+    assert_eq!(fast_path.endpoint_counters(0..1).unwrap()[0].refused, 20);
 }

@@ -1,9 +1,10 @@
 //! The in-kernel path of this edge: which listeners it has (`start`), and the thread that owns it (`owner`).
 //!
 //! The control loop publishes to it before it publishes to workers; whoever asks anything asks the owner's thread, which looks for
-//! flows that are over each second and lets others in between two NAT addresses.
+//! flows that are over each second and lets others in between two parts of that.
 
 mod devices;
+mod lister;
 mod owner;
 mod start;
 

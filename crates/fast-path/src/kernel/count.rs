@@ -1,6 +1,6 @@
 //! Counters: every processor has its own; a snapshot adds them up.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, Range};
 
 use aya::maps::{Map, RingBuf};
 
@@ -23,11 +23,18 @@ impl FastPath {
             .map(|place| listener(place, self.maps.states.get(&whole(place), 0).map_err(&read)?))
             .collect::<Result<_, Error>>()?;
         let strays = listener(self.listeners.len(), ListenerState::default())?;
-        let endpoints = (0..self.endpoints.len()).map(|id| {
-            let counts = self.maps.endpoint_counts.get(&whole(id), 0).map_err(&read)?;
+        Ok(Counters { listeners, strays })
+    }
+
+    /// What has been counted of these endpoints, by their ids; one call of the kernel for each. Of an id that no table has named: zeros.
+    pub fn endpoint_counters(&self, ids: Range<usize>) -> Result<Vec<EndpointCounters>, Error> {
+        let most = self.settings.max_endpoints;
+        let ids = (ids.start.min(most)..ids.end.min(most)).map(|id| u32::try_from(id).unwrap_or(u32::MAX));
+        let counters = ids.map(|id| {
+            let counts = self.maps.endpoint_counts.get(&id, 0).map_err(failed("read counters"))?;
             Ok(endpoint_counters(counts.iter()))
         });
-        Ok(Counters { listeners, strays, endpoints: endpoints.collect::<Result<_, Error>>()? })
+        counters.collect()
     }
 
     /// Endpoints that ICMP errors come from, from now on. There is one receiver: `None` at the second call.
@@ -55,6 +62,7 @@ fn endpoint_counters<'a>(processors: impl Iterator<Item = &'a EndpointCounts>) -
     for counts in processors {
         sum.to_endpoint += traffic(counts.packets, counts.bytes, 0);
         sum.to_client += traffic(counts.packets, counts.bytes, 1);
+        sum.opened += counts.opened;
         sum.refused += counts.refused;
     }
     sum

@@ -138,6 +138,7 @@ shared! {
     struct EndpointCounts {
         packets: [u64; 2],
         bytes: [u64; 2],
+        opened: u64,
         refused: u64,
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use endpoint_group::{Affinity, EndpointId, RoutingTable};
 use fast_path::{
-    Access, Counters, DropReason, EndReason, FastPath, FlowEntry, Listener, ListenerCounters, Traffic,
+    Access, Counters, DropReason, EndReason, EndpointCounters, FastPath, FlowEntry, Listener, ListenerCounters, Traffic,
     test_support::{self, Verdict},
 };
 
@@ -195,7 +195,11 @@ impl Bed {
 
     /// Every counter that is not zero, by name.
     pub fn counts(&self) -> BTreeMap<String, u64> {
-        flatten(&self.fast_path.counters().unwrap())
+        let counters = self.fast_path.counters().unwrap();
+        let endpoints = self.fast_path.endpoint_counters(0..self.table.endpoints.len()).unwrap();
+        let pinned: u64 = endpoints.iter().map(|endpoint| endpoint.opened).sum();
+        assert_eq!(pinned, counters.listeners.iter().map(|listener| listener.opened + listener.moved).sum());
+        flatten(&counters, &endpoints)
     }
 }
 
@@ -204,13 +208,13 @@ fn mac(endpoint: IpAddr) -> Mac {
     ENDPOINTS[usize::from(second)]
 }
 
-fn flatten(counters: &Counters) -> BTreeMap<String, u64> {
+fn flatten(counters: &Counters, endpoints: &[EndpointCounters]) -> BTreeMap<String, u64> {
     let mut all = BTreeMap::new();
     for (name, listener) in NAMES.iter().copied().zip(&counters.listeners) {
         add_listener(&mut all, name, listener);
     }
     add_listener(&mut all, "strays", &counters.strays);
-    for (id, endpoint) in counters.endpoints.iter().enumerate() {
+    for (id, endpoint) in endpoints.iter().enumerate() {
         add_traffic(&mut all, &format!("endpoint{id}.up"), endpoint.to_endpoint);
         add_traffic(&mut all, &format!("endpoint{id}.down"), endpoint.to_client);
         all.insert(format!("endpoint{id}.refused"), endpoint.refused);

@@ -1,9 +1,10 @@
 //! The devices that packets are taken from, as they come and go.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use fast_path::FastPath;
 
+use super::lister::Up;
 use crate::{config::Config, control::status::DeviceStatus};
 
 /// Those wanted, and what came of it.
@@ -25,9 +26,9 @@ impl Devices {
         Self { named: config.edge.fast_path_devices.clone(), except, indices: BTreeMap::new(), failed: BTreeMap::new() }
     }
 
-    /// Attaches what has come up and lets go of what is gone.
-    pub fn look(&mut self, fast_path: &mut FastPath) {
-        let up = match fast_path::devices() {
+    /// Attaches what has come up and lets go of what is gone, now that these devices are `up`.
+    pub fn look(&mut self, fast_path: &mut FastPath, up: io::Result<Up>) {
+        let up = match up {
             Ok(up) => up,
             Err(error) => return tracing::warn!("cannot list the devices of this host: {error}"),
         };

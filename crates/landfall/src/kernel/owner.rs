@@ -14,22 +14,26 @@ use std::{
 
 use edge_listener::{
     account::Books,
-    other_path::{Reading, Tally},
+    other_path::{Pinned, Reading, Tally},
 };
-use endpoint_group::{EndpointId, RoutingTable, table::TableEndpoint};
+use endpoint_group::{EndpointId, Name, RoutingTable, table::TableEndpoint};
 use fast_path::{DropReason, EndReason, Error, FastPath, ListenerCounters, Refusals, Sweep};
 use tokio::sync::oneshot;
 
-use super::{Job, Kernel, devices::Devices, start::Ready};
+use super::{Job, Kernel, devices::Devices, lister::Lister, start::Ready};
 use crate::control::status::DeviceStatus;
 
 /// Between two looks at the flows.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Endpoints whose counters are read before others are let in.
+const ENDPOINTS_AT_ONCE: usize = 256;
+
 /// What the thread works with.
 pub(super) struct Owner {
     fast_path: FastPath,
     devices: Devices,
+    lister: Lister,
     /// By place in the kernel, indices of the configuration.
     listeners: Arc<[usize]>,
     books: Arc<Books>,
@@ -39,6 +43,8 @@ pub(super) struct Owner {
     unpublished: Option<RoutingTable>,
     /// What the last sweep found.
     flows: Sweep,
+    /// Flows that each endpoint ever had, by id.
+    opened: Vec<u64>,
     strays: Vec<(&'static str, u64)>,
     /// Who waits for the last flow to end.
     drained: Option<oneshot::Sender<()>>,
@@ -54,11 +60,13 @@ impl Ready {
         let owner = Owner {
             fast_path,
             devices,
+            lister: Lister::start()?,
             listeners: Arc::clone(&listeners),
             books,
             endpoints: Arc::clone(&table.endpoints),
             unpublished: None,
             flows: Sweep::default(),
+            opened: Vec::new(),
             strays: Vec::new(),
             drained: None,
             next_look: fast_path::clock(),
@@ -89,7 +97,9 @@ impl Owner {
         if let Some(table) = self.unpublished.take() {
             self.publish(table);
         }
-        self.devices.look(&mut self.fast_path);
+        if let Some(up) = self.lister.list() {
+            self.devices.look(&mut self.fast_path, up);
+        }
         let mut flows = Sweep::default();
         for number in 0..self.fast_path.addresses() {
             flows += self.fast_path.sweep_address(fast_path::clock(), number)?;
@@ -97,6 +107,7 @@ impl Owner {
             jobs.try_iter().for_each(|job| job(self));
         }
         self.flows = flows;
+        self.count_opened(jobs)?;
         self.tell()?;
         if self.flows.live == 0 {
             self.tell_drained();
@@ -163,6 +174,17 @@ impl Owner {
         self.tell_drained();
     }
 
+    /// Reads how many flows each endpoint ever had.
+    fn count_opened(&mut self, jobs: &Receiver<Job>) -> Result<(), Error> {
+        for first in (0..self.endpoints.len()).step_by(ENDPOINTS_AT_ONCE) {
+            let counters = self.fast_path.endpoint_counters(first..self.endpoints.len().min(first + ENDPOINTS_AT_ONCE))?;
+            self.opened.truncate(first);
+            self.opened.extend(counters.iter().map(|counters| counters.opened));
+            jobs.try_iter().for_each(|job| job(self));
+        }
+        Ok(())
+    }
+
     /// Writes what was counted into the books.
     fn tell(&mut self) -> Result<(), Error> {
         let counters = self.fast_path.counters()?;
@@ -171,20 +193,23 @@ impl Owner {
             reading.listeners.resize(reading.listeners.len().max(index + 1), None);
             reading.listeners[index] = Some(tally(counters));
         }
-        reading.endpoints = flows_of(&self.endpoints, &self.flows);
+        reading.endpoints = pinned(&self.endpoints, &self.opened, &self.flows);
         self.strays = words(&counters.strays);
         self.books.set_kernel(reading);
         Ok(())
     }
 }
 
-/// Live flows by endpoint group and endpoint, those of an endpoint's earlier addresses included.
-fn flows_of(endpoints: &[TableEndpoint], flows: &Sweep) -> BTreeMap<(endpoint_group::Name, endpoint_group::Name), u64> {
+/// Flows by endpoint group and endpoint, those of an endpoint's earlier addresses included.
+fn pinned(endpoints: &[TableEndpoint], opened: &[u64], flows: &Sweep) -> BTreeMap<(Name, Name), Pinned> {
     let mut all = BTreeMap::new();
-    for (endpoint, &flows) in endpoints.iter().zip(&flows.by_endpoint) {
+    for (id, endpoint) in endpoints.iter().enumerate() {
         let target = &endpoint.target;
-        if flows > 0 {
-            *all.entry((target.group.clone(), target.name.clone())).or_default() += flows as u64;
+        let opened = opened.get(id).copied().unwrap_or(0);
+        if opened > 0 {
+            let pinned: &mut Pinned = all.entry((target.group.clone(), target.name.clone())).or_default();
+            pinned.opened += opened;
+            pinned.active += flows.by_endpoint.get(id).map_or(0, |&flows| flows as u64);
         }
     }
     all

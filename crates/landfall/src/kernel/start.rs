@@ -122,7 +122,7 @@ fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
     };
     let mut fast_path = FastPath::load(settings).map_err(|error| error.to_string())?;
     let mut devices = Devices::new(config);
-    devices.look(&mut fast_path);
+    devices.look(&mut fast_path, fast_path::devices());
     match devices.lack(&fast_path) {
         None => Ok(Ready { fast_path, devices, listeners }),
         Some(reason) => Err(reason),
