@@ -52,7 +52,7 @@ impl FastPath {
     }
 
     /// Cannot be called.
-    pub fn set_access(&mut self, _listener: usize, _access: Access) -> Result<(), Error> {
+    pub fn set_access(&mut self, _lists: Vec<(usize, Access)>) -> Result<(), Error> {
         match *self {}
     }
 

@@ -37,6 +37,17 @@ pub enum Error {
     /// A routing table that does not fit.
     #[error("cannot publish a routing table to the fast path: {0}")]
     Table(String),
+    /// More networks to allow, or to deny, than the kernel has room for.
+    #[error(
+        "cannot change whom listeners serve: {needed} networks, with those in force until then, and {most} fit: join networks, or \
+         restart the edge"
+    )]
+    TooManyNetworks {
+        /// Those in force and the new ones together.
+        needed: usize,
+        /// What fits.
+        most: usize,
+    },
     /// The kernel refused.
     #[error("cannot {operation} in the kernel: {source}")]
     Kernel {

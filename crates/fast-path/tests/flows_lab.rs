@@ -17,7 +17,7 @@ use common::{
     tables::{at, endpoint, ips, listener, listener_table, routing_table, settings},
     world,
 };
-use fast_path::{DropReason, EndReason, FastPath, FlowEntry, Listener, ListenerCounters, clock, test_support};
+use fast_path::{Access, DropReason, EndReason, FastPath, FlowEntry, Listener, ListenerCounters, clock, test_support};
 
 const SECOND: Duration = Duration::from_secs(1);
 const VIP: &str = "198.18.0.1:7000";
@@ -39,6 +39,28 @@ fn client(number: u32) -> SocketAddr {
     // 198.18.64.0/18, 10,000 ports each.
     let host = 0xc612_4000 + number / 10_000;
     SocketAddr::new(IpAddr::from(host.to_be_bytes()), u16::try_from(1024 + number % 10_000).unwrap())
+}
+
+/// Networks of one address each.
+fn networks(count: u32) -> Vec<ipnet::IpNet> {
+    (0..count).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()).into()).collect()
+}
+
+#[test]
+fn lists_that_do_not_fit_leave_those_in_force() {
+    let mut fast_path = load(listener(0, 7000), 1000);
+    let deny = |deny: Vec<ipnet::IpNet>| vec![(0, Access { allow: Vec::new(), deny })];
+    fast_path.set_access(deny(vec!["198.18.64.0/32".parse().unwrap()])).unwrap();
+    let error = fast_path.set_access(deny(networks(1 << 20))).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cannot change whom listeners serve: 1048577 networks, with those in force until then, and 1048576 fit: join networks, or \
+         restart the edge"
+    );
+    assert_eq!(send(&fast_path, client(0)), None);
+    assert!(send(&fast_path, client(10_000)).is_some());
+    fast_path.set_access(deny(Vec::new())).unwrap();
+    assert!(send(&fast_path, client(0)).is_some());
 }
 
 /// Puts a datagram of a client through the program; its flow, if it has one then.

@@ -24,6 +24,11 @@ use crate::{
     control::status::DeviceStatus,
 };
 
+/// Lists of networks as the fast path takes them.
+fn access(access: &Access) -> fast_path::Access {
+    fast_path::Access { allow: access.allow().to_vec(), deny: access.deny().to_vec() }
+}
+
 type Job = Box<dyn FnOnce(&mut Owner) + Send>;
 
 /// A handle to the owner's thread, which ends with the last of them. Cloning is cheap.
@@ -55,12 +60,11 @@ impl Kernel {
         self.ask(|owner| owner.publish(table));
     }
 
-    /// Replaces whom a listener serves.
-    pub fn set_access(&self, listener: usize, access: &Access) {
-        let access = fast_path::Access { allow: access.allow().to_vec(), deny: access.deny().to_vec() };
-        if let Some(place) = self.listeners.iter().position(|&index| index == listener) {
-            self.ask(move |owner| owner.set_access(place, access));
-        }
+    /// Has each listener serve whom `config` says, or on an error all of them whom they did before.
+    pub fn set_access(&self, config: &Config) -> Result<(), fast_path::Error> {
+        let access = |index: usize| access(&config.listeners[index].settings.access);
+        let lists = self.listeners.iter().map(|&index| access(index)).enumerate().collect();
+        self.ask(|owner| owner.set_access(lists)).unwrap_or(Ok(()))
     }
 
     /// Where `flow` is, if the kernel has it.

@@ -56,10 +56,9 @@ impl FastPath {
             access_version: 0,
         };
         fast_path.write_refusals().map_err(|error| Unavailable::Kernel(error.to_string()))?;
-        for place in 0..fast_path.settings.listeners.len() {
-            let access = std::mem::take(&mut fast_path.settings.listeners[place].access);
-            fast_path.set_access(place, access).map_err(|error| Unavailable::Kernel(error.to_string()))?;
-        }
+        let listeners = fast_path.settings.listeners.iter_mut().map(|listener| std::mem::take(&mut listener.access));
+        let access = listeners.enumerate().collect();
+        fast_path.set_access(access).map_err(|error| Unavailable::Kernel(error.to_string()))?;
         Ok(fast_path)
     }
 }

@@ -1,5 +1,6 @@
 //! The fast path on Linux.
 
+mod access;
 mod attach;
 mod count;
 mod flow_table;

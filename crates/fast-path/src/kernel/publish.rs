@@ -1,4 +1,4 @@
-//! What the control loop changes while packets flow: tables, lists of networks, the drain.
+//! What the control loop changes while packets flow: tables, the drain.
 //!
 //! A table is written into the half of the listener's pair that no packet reads, together with whom flows must leave, and one word makes
 //! it the one in force: a packet sees either the old table whole or the new one. Endpoints that it names are there before it is. A half
@@ -7,15 +7,13 @@
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
-use aya::maps::{MapData, lpm_trie::Key};
 use endpoint_group::{ListenerTable, RoutingTable, SLOTS, Slot, table::Target};
-use ipnet::IpNet;
 
 use super::{
     FastPath, failed,
-    layout::{self, AccessKey, ENDPOINT_KNOWN, ENDPOINT_OVERRIDES, ENDPOINT_V6, Endpoint, NO_ENDPOINT, OverrideKey, Table},
+    layout::{self, ENDPOINT_KNOWN, ENDPOINT_OVERRIDES, ENDPOINT_V6, Endpoint, NO_ENDPOINT, OverrideKey, Table},
 };
-use crate::{Access, Error};
+use crate::Error;
 
 impl FastPath {
     /// Makes `table` the one that packets are decided by. On an error what was published before goes on.
@@ -95,41 +93,6 @@ impl FastPath {
         self.draining = draining;
         self.write_listeners()
     }
-
-    /// Replaces whom the listener at this place of the settings serves. Flows that were admitted go on.
-    pub fn set_access(&mut self, listener: usize, access: Access) -> Result<(), Error> {
-        if self.settings.listeners[listener].access == access {
-            return Ok(());
-        }
-        // The new lists are written under a version of their own, which then becomes the one in force: no packet sees half of a list.
-        self.access_version += 1;
-        let version = self.access_version;
-        for (trie, list) in [(&mut self.maps.allowed, &access.allow), (&mut self.maps.denied, &access.deny)] {
-            for network in list {
-                trie.insert(&key(version, network), 1, 0).map_err(failed("write a network to allow or deny"))?;
-            }
-        }
-        let before = std::mem::replace(&mut self.listeners[listener].kernel.access, version);
-        let old = std::mem::replace(&mut self.settings.listeners[listener].access, access);
-        self.write_listener(listener)?;
-        forget(&mut self.maps.allowed, before, &old.allow)?;
-        forget(&mut self.maps.denied, before, &old.deny)
-    }
-}
-
-fn forget(trie: &mut aya::maps::LpmTrie<MapData, AccessKey, u32>, version: u32, list: &[IpNet]) -> Result<(), Error> {
-    let distinct: HashSet<_> = list.iter().map(IpNet::trunc).collect();
-    distinct.iter().try_for_each(|network| trie.remove(&key(version, network)).map_err(failed("remove a network")))
-}
-
-/// The bits of version, family and address that the prefix compares.
-fn key(version: u32, network: &IpNet) -> Key<AccessKey> {
-    let network = network.trunc();
-    let (v6, prefix) = match network {
-        IpNet::V4(v4) => (false, 64 + 96 + u32::from(v4.prefix_len())),
-        IpNet::V6(v6) => (true, 64 + u32::from(v6.prefix_len())),
-    };
-    Key::new(prefix, AccessKey { version, v6: v6.into(), client: layout::address(network.network()) })
 }
 
 /// The overrides that matter: a fixed port goes before them.

@@ -307,16 +307,21 @@ impl Loop {
         if let Some((listener, reason)) = self.kernel.as_ref().and_then(|kernel| kernel.misfit(&config)) {
             return Err(ReloadError::NeedsUserSpace { listener, reason });
         }
+        if let Some(kernel) = &self.kernel {
+            kernel.set_access(&config)?;
+        }
         let changes = self.names.file().changes(&config);
         let before = self.names.file().clone();
         self.names.replace(config);
         if let Err(error) = self.apply() {
+            if let Some(Err(error)) = self.kernel.as_ref().map(|kernel| kernel.set_access(&before)) {
+                tracing::error!("{error}; until the next reload the kernel admits clients by the file that was refused");
+            }
             self.names.replace(before);
             return Err(error.into());
         }
         for (index, listener) in self.names.file().listeners.iter().enumerate() {
             self.access.set(index, listener.settings.access.clone());
-            self.kernel.iter().for_each(|kernel| kernel.set_access(index, &listener.settings.access));
         }
         self.resolver.set_hosts(&self.names.file().hosts());
         Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") })

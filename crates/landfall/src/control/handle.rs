@@ -104,6 +104,9 @@ pub enum ReloadError {
         /// What keeps it in user space.
         reason: String,
     },
+    /// The kernel refused a part of it.
+    #[error(transparent)]
+    Kernel(#[from] fast_path::Error),
     /// No endpoint id is left.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),

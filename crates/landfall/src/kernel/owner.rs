@@ -131,10 +131,8 @@ impl Owner {
         }
     }
 
-    pub(super) fn set_access(&mut self, place: usize, access: fast_path::Access) {
-        if let Err(error) = self.fast_path.set_access(place, access) {
-            tracing::error!("{error}; the kernel goes on with the lists before");
-        }
+    pub(super) fn set_access(&mut self, lists: Vec<(usize, fast_path::Access)>) -> Result<(), Error> {
+        self.fast_path.set_access(lists)
     }
 
     pub(super) fn find(&self, client: SocketAddr, to: SocketAddr) -> Option<EndpointId> {

@@ -141,6 +141,6 @@ fn accelerated(index: usize, listener: &Listener) -> Option<fast_path::Listener>
         carry_dscp: udp.carry_dscp,
         timeouts: Timeouts { idle: udp.idle_timeout, unanswered: udp.unanswered_timeout },
         limits: Limits { max_flows, max_flows_per_client, new_flows_per_client_per_second },
-        access: fast_path::Access { allow: settings.access.allow().to_vec(), deny: settings.access.deny().to_vec() },
+        access: super::access(&settings.access),
     })
 }

@@ -244,7 +244,7 @@ pub const CASES: &[Case] = &[
         counts: "private.denied 1",
         packet: |bed| {
             let access = fast_path::Access { allow: vec!["198.18.64.10/32".parse().unwrap()], deny: Vec::new() };
-            bed.fast_path.set_access(7, access).unwrap();
+            bed.fast_path.set_access(vec![(7, access)]).unwrap();
             dropped("client", bed.v4(7007).frame())
         },
     },
