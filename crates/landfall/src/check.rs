@@ -97,10 +97,14 @@ fn capacity_line(capacity: &DescriptorUse) -> String {
 /// Which path each listener's packets take on this host, as far as can be told without starting.
 fn forwarding_lines(out: &mut String, config: &Config) {
     let _ = writeln!(out, "\n# forwarding of UDP");
+    let in_kernel = config.listeners.iter().filter(|listener| forwarding(config, listener).0 == "kernel").count();
     for listener in config.listeners.iter().filter(|listener| listener.settings.udp.is_some()) {
         let name = &listener.settings.name;
         let _ = match forwarding(config, listener) {
-            ("kernel", _) => writeln!(out, "# listener {name}: in the kernel"),
+            ("kernel", _) => {
+                let most = config.kernel_max_flows(listener, in_kernel);
+                writeln!(out, "# listener {name}: in the kernel, at most {most} flows at once")
+            }
             (_, reason) => writeln!(out, "# listener {name}: in user space, because {reason}"),
         };
     }

@@ -106,6 +106,7 @@ fn the_design_s_example_means_what_it_says() {
                     new_flows_per_client_per_second: None,
                 },
             },
+            default_max_flows: false,
             when_all_unhealthy: WhenAllUnhealthy::FailOpen,
             forwarding: Forwarding::Auto,
             groups: vec![0, 1],

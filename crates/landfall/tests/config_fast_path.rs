@@ -101,6 +101,31 @@ fn ports_that_any_socket_may_be_given_are_warned_of() {
 }
 
 #[test]
+fn ports_that_no_socket_holds_are_warned_of() {
+    let warnings = |edge: &str, ports: &str| {
+        let text = file(V4, edge, UDP, "10.0.1.10").replace("ports = [7000]", &format!("ports = {ports}"));
+        let config = Config::parse(&text, &host()).unwrap();
+        config.warnings.into_iter().map(|warning| (warning.key, warning.cure)).collect::<Vec<_>>()
+    };
+    let cure = "reserve it: sysctl -w net.ipv4.ip_local_reserved_ports=40000-40100";
+    let ports = "[7000, \"40000-40100\"]";
+    assert_eq!(warnings(NAT, ports), [("listeners[0].ports[1]".to_owned(), cure.to_owned())]);
+    assert_eq!(warnings("", ports), [], "in user space sockets hold them");
+    assert_eq!(warnings(NAT, "[7000]"), []);
+}
+
+#[test]
+fn without_a_limit_of_its_own_a_listener_has_its_share_of_the_nat_s_ports() {
+    let most = |listener: &str, listeners: usize| {
+        let config = Config::parse(&file(V4, NAT, listener, "10.0.1.10"), &host()).unwrap();
+        config.kernel_max_flows(&config.listeners[0], listeners)
+    };
+    assert_eq!(most(UDP, 1), 4536);
+    assert_eq!(most("protocol = \"udp\"\nlimits = { max_flows_per_client = 9 }", 2), 2268);
+    assert_eq!(most("protocol = \"udp\"\nlimits = { max_flows = 99 }", 2), 99);
+}
+
+#[test]
 fn all_of_it_needs_a_restart_and_survives_being_written_out() {
     let edge = "nat_addresses = [\"10.0.1.5\"]\nnat_ports = \"62000-63000\"\nfast_path = \"on\"\nfast_path_devices = [\"eth0\"]";
     let rich = file(V4, edge, "protocol = \"udp\"\nforwarding = \"kernel\"", "10.0.1.10");

@@ -1,12 +1,12 @@
 //! Which listeners the kernel forwards, and why it does not forward the others.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use edge_listener::client_ip::ClientIp;
 
 use super::{
     Config, FastPath, Forwarding, Host, Listener, RawFile, UNRESOLVED,
-    diagnostic::Fault,
+    diagnostic::{Fault, Marked},
     listener::{overlap, shown},
     reader::Report,
 };
@@ -70,6 +70,16 @@ impl Config {
         None
     }
 
+    /// Flows at once of `listener` in the kernel, which forwards `listeners` of them: what the file says, or its share of the NAT's ports.
+    ///
+    /// A listener with a `max_flows` of its own counts as a sharer all the same, so that setting it changes no other's default.
+    pub fn kernel_max_flows(&self, listener: &Listener, listeners: usize) -> usize {
+        match listener.default_max_flows {
+            true => ((self.nat_capacity(false) + self.nat_capacity(true)) / listeners.max(1)).max(1),
+            false => listener.settings.limits.max_flows,
+        }
+    }
+
     /// Flows of one address family that the NAT has ports for.
     pub fn nat_capacity(&self, v6: bool) -> usize {
         self.edge.nat_addresses.iter().filter(|ip| ip.is_ipv6() == v6).count() * self.edge.nat_ports.len()
@@ -122,11 +132,33 @@ fn ports(report: &Report, file: &RawFile, config: &Config, host: &Host) {
             format!("{} overlaps {} of listener {listener}, and {} is a static IP", shown(&ports.value), shown(range), ip.value);
         report.error(&ports.at, Fault::new(reason, "keep nat_ports apart from all listeners, or use another NAT address"));
     }
+    if !addresses.is_empty() {
+        listeners_ports(report, file, config, host);
+    }
     let random = host.ephemeral.iter().find(|range| overlap(range, &ports.value));
     if let Some(range) = random.filter(|_| !addresses.is_empty()) {
         let reason =
             format!("the kernel gives ports {} to any socket of this host, and a NAT port must be no socket's", shown(range));
         let cure = format!("reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={}", shown(&ports.value));
         report.warn(&ports.at, Fault::new(reason, cure));
+    }
+}
+
+/// No socket holds the ports of a listener that the kernel forwards, so another may be given one, and its answers are taken for clients.
+fn listeners_ports(report: &Report, file: &RawFile, config: &Config, host: &Host) {
+    for (listener, raw) in config.listeners.iter().zip(&file.listeners) {
+        if config.path(listener, &|_| false) != Some(Path::Kernel) {
+            continue;
+        }
+        let taken = |range: &&Marked<RangeInclusive<u16>>| host.ephemeral.iter().any(|random| overlap(random, &range.value));
+        if let Some(range) = raw.ports.iter().find(taken) {
+            let reason = format!(
+                "no socket holds {} while the kernel forwards, so it may be given to any socket of this host, whose answers are then \
+                 taken for clients",
+                shown(&range.value)
+            );
+            let cure = format!("reserve it: sysctl -w net.ipv4.ip_local_reserved_ports={}", shown(&range.value));
+            report.warn(&range.at, Fault::new(reason, cure));
+        }
     }
 }

@@ -202,7 +202,8 @@ fn build(file: &RawFile, resolved: crosscheck::Resolved, shares: &[NonZeroUsize]
         let settings = raw.settings(*share)?;
         let &listener::RawListener { when_all_unhealthy, ref forwarding, proximity, .. } = raw;
         let forwarding = forwarding.value;
-        Some(Listener { settings, when_all_unhealthy, forwarding, groups, proximity })
+        let default_max_flows = raw.limits.max_flows.is_none();
+        Some(Listener { settings, default_max_flows, when_all_unhealthy, forwarding, groups, proximity })
     });
     let endpoint_groups = file.groups.iter().zip(resolved.groups).map(|(raw, resolved)| {
         let (group, probe_port) = resolved?;

@@ -81,6 +81,8 @@ pub enum Proximity {
 pub struct Listener {
     /// What the forwarding path needs.
     pub settings: ListenerSettings,
+    /// Whether its `max_flows` is the default and not the file's: then it holds in user space alone.
+    pub default_max_flows: bool,
     /// What becomes of new flows when no group is eligible.
     pub when_all_unhealthy: WhenAllUnhealthy,
     /// The path that its packets are to take.

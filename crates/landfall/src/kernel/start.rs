@@ -114,7 +114,7 @@ fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
     let settings = Settings {
         hash_seed: config.hash_seed,
         static_ips: config.edge.announce.clone(),
-        listeners: listeners.iter().filter_map(|&index| accelerated(index, &config.listeners[index])).collect(),
+        listeners: listeners.iter().filter_map(|&index| accelerated(config, index, listeners.len())).collect(),
         nat: NatPool { addresses: config.edge.nat_addresses.clone(), ports: config.edge.nat_ports.clone() },
         max_endpoints: MOST_ENDPOINTS,
         // Addresses of the host: its own programs ask DNS servers and the clock from them.
@@ -129,10 +129,13 @@ fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
     }
 }
 
-fn accelerated(index: usize, listener: &Listener) -> Option<fast_path::Listener> {
+/// The UDP of listener `index`, one of `listeners` that the kernel forwards.
+fn accelerated(config: &Config, index: usize, listeners: usize) -> Option<fast_path::Listener> {
+    let listener = &config.listeners[index];
     let settings = &listener.settings;
     let udp = settings.udp.as_ref()?;
-    let edge_listener::settings::Limits { max_flows, max_flows_per_client, new_flows_per_client_per_second } = settings.limits;
+    let edge_listener::settings::Limits { max_flows_per_client, new_flows_per_client_per_second, .. } = settings.limits;
+    let max_flows = config.kernel_max_flows(listener, listeners);
     Some(fast_path::Listener {
         index,
         ports: settings.ports.clone(),

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use edge_listener::client_ip::ClientIp;
-use edge_listener::settings::{LegOptions, OnUnhealthy, TcpSettings, UdpSettings};
+use edge_listener::settings::{LegOptions, Limits, OnUnhealthy, TcpSettings, UdpSettings};
 use endpoint_group::{Affinity, Protocol as Transport, WhenAllUnhealthy};
 
 use super::{list, quoted, span};
@@ -45,20 +45,30 @@ pub(super) fn write(out: &mut String, config: &Config, listener: &Listener) -> f
         ClientIp::Transparent => "transparent",
     };
     writeln!(out, "forwarding = {}\nclient_ip = {}", quoted(forwarding), quoted(client_ip))?;
-    write!(out, "limits = {{ max_flows = {}", settings.limits.max_flows)?;
-    if let Some(most) = settings.limits.max_flows_per_client {
-        write!(out, ", max_flows_per_client = {most}")?;
-    }
-    if let Some(most) = settings.limits.new_flows_per_client_per_second {
-        write!(out, ", new_flows_per_client_per_second = {most}")?;
-    }
-    writeln!(out, " }}\nallow = {}\ndeny = {}", list(settings.access.allow()), list(settings.access.deny()))?;
+    write_limits(out, listener)?;
+    writeln!(out, "allow = {}\ndeny = {}", list(settings.access.allow()), list(settings.access.deny()))?;
     writeln!(out, "endpoint_groups = {}", list(groups.map(|group| &group.group.name)))?;
     let proximity = match listener.proximity {
         Proximity::Listed => "listed",
         Proximity::Latency => "latency",
     };
     writeln!(out, "proximity = {}", quoted(proximity))
+}
+
+/// A default `max_flows` stands in a comment, because it is another in the kernel than in user space.
+fn write_limits(out: &mut String, listener: &Listener) -> fmt::Result {
+    let Limits { max_flows, max_flows_per_client, new_flows_per_client_per_second } = listener.settings.limits;
+    let limits = [
+        (!listener.default_max_flows).then(|| format!("max_flows = {max_flows}")),
+        max_flows_per_client.map(|most| format!("max_flows_per_client = {most}")),
+        new_flows_per_client_per_second.map(|most| format!("new_flows_per_client_per_second = {most}")),
+    ];
+    write!(out, "limits = {{ {} }}", limits.into_iter().flatten().collect::<Vec<_>>().join(", "))?;
+    if listener.default_max_flows {
+        writeln!(out, "  # max_flows = {max_flows} in user space, by default")
+    } else {
+        writeln!(out)
+    }
 }
 
 fn write_protocols(out: &mut String, tcp: Option<&TcpSettings>, udp: Option<&UdpSettings>) -> fmt::Result {
