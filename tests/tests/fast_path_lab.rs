@@ -362,6 +362,39 @@ fn a_device_that_is_made_anew_is_attached_anew() {
     wait_until("the new device attached", LIMIT, || taken() == 2).unwrap();
 }
 
+/// A device without Ethernet frames, as tunnels are: probes go on by it, replies to clients would be refused.
+#[test]
+fn an_endpoint_behind_a_device_that_cannot_be_attached_is_told_of() {
+    let scene = Scene::new(Wanted::default());
+    let endpoint = scene.endpoints[0].address().ip();
+    let route = format!("ip route replace {endpoint}/32 dev tunnel");
+    for command in ["ip tuntap add dev tunnel mode tun", "ip link set tunnel up", &route] {
+        scene.lab.edge.run(command.split(' ')).unwrap();
+    }
+    let unheard = || scene.edge.status().unwrap()["fast_path"]["unheard"].clone();
+    let told = serde_json::json!([{ "endpoint": "a", "device": "tunnel" }]);
+    wait_until("the endpoint told of", LIMIT, || unheard() == told).unwrap();
+    assert_eq!(scene.edge.metrics().unwrap().sum("landfall_fast_path_unheard_endpoint", &[("endpoint", "a")]), 1.0);
+    let status = scene.ask(&["status"]).stdout;
+    assert!(status.contains("replies of endpoint a are refused: they come by tunnel"), "{status}");
+
+    // An edge that starts now does not choose the kernel.
+    let ips = scene.endpoints.each_ref().map(|endpoint| endpoint.address().ip());
+    let other = |edge: &'static str, listener: &'static str| {
+        config(Wanted { edge, listener, ..scene.wanted }, ips).replace("ports = [7000", "ports = [8000").replace(":9900", ":9901")
+    };
+    let why = "endpoint a is reached by device tunnel, which packets are not taken from, so its replies would be refused";
+    let auto = Edge::launch(Some(&scene.lab.edge), &other("fast_path = \"auto\"", "")).unwrap();
+    wait_until("the reason", LIMIT, || auto.log().contains(&format!("forwarded in user space: {why}"))).unwrap();
+    drop(auto);
+    let mut on = Edge::launch(Some(&scene.lab.edge), &other("fast_path = \"on\"", "")).unwrap();
+    assert_eq!(on.wait_exit(LIMIT).unwrap().code(), Some(1));
+    assert!(on.log().contains(why), "{}", on.log());
+
+    scene.lab.edge.run(["ip", "link", "delete", "tunnel"]).unwrap();
+    wait_until("the endpoint heard again", LIMIT, || unheard() == serde_json::json!([])).unwrap();
+}
+
 #[test]
 fn nothing_is_left_after_kill_9() {
     let mut scene = Scene::new(Wanted::default());

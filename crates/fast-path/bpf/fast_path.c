@@ -37,6 +37,7 @@ static __always_inline struct flow *live_flow(struct flow_ref *ref)
 
 #include "icmp.h"
 #include "too_big.h"
+#include "way.h"
 
 /* A client's datagram: its flow, opened if there is none, moved if it must leave its endpoint. */
 static __noinline int from_client(struct __sk_buff *skb, const struct packet *p, u32 number)

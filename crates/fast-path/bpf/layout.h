@@ -208,6 +208,14 @@ struct endpoint_counts {
 	u64 refused; /* ICMP errors that came back */
 };
 
+/* By which device a packet from `src` to `dst` would leave that came in at `device`. */
+struct way_question {
+	union address src;
+	union address dst;
+	u32 device;
+	u32 v6;
+};
+
 /* An order to end a flow, valid while nothing has come since `last`. */
 struct end_order {
 	struct flow_ref flow;

@@ -13,7 +13,7 @@ use clap::Args;
 use crate::{
     check::EXIT_CONFIG,
     cli::ExplainArgs,
-    control::status::{ChangeStatus, EndpointStatus, Status},
+    control::status::{ChangeStatus, EndpointStatus, Status, UnheardStatus},
     control_socket::{self, Answer, Request, SocketError},
     run,
 };
@@ -198,6 +198,13 @@ pub fn render(status: &Status, history: bool) -> String {
     for device in status.fast_path.iter().flat_map(|fast_path| &fast_path.devices) {
         let reason = if device.reason.is_empty() { String::new() } else { format!(", {}", device.reason) };
         let _ = writeln!(text, "fast path device {}: {}{reason}", device.name, device.mode);
+    }
+    for unheard in status.fast_path.iter().flat_map(|fast_path| &fast_path.unheard) {
+        let UnheardStatus { endpoint, device } = unheard;
+        let _ = writeln!(
+            text,
+            "  replies of endpoint {endpoint} are refused: they come by {device}, which packets are not taken from"
+        );
     }
     for listener in &status.listeners {
         let groups = listener.endpoint_groups.join(", ");

@@ -7,6 +7,7 @@ mod devices;
 mod lister;
 mod owner;
 mod start;
+mod ways;
 
 use std::sync::{
     Arc,
@@ -17,11 +18,11 @@ use edge_listener::{access::Access, bind};
 use endpoint_group::{EndpointId, FlowKey, Protocol, RoutingTable};
 use tokio::sync::oneshot;
 
-use self::owner::Owner;
 pub use self::start::{Decision, Ready, Required, decide};
+use self::{owner::Owner, ways::Ways};
 use crate::{
     config::{Config, ForwardingPath},
-    control::status::DeviceStatus,
+    control::status::{DeviceStatus, UnheardStatus},
 };
 
 /// Lists of networks as the fast path takes them.
@@ -82,6 +83,17 @@ impl Kernel {
     /// The devices that packets are to be taken from.
     pub fn devices(&self) -> Vec<DeviceStatus> {
         self.ask(|owner| owner.devices()).unwrap_or_default()
+    }
+
+    /// The endpoints whose replies are refused, because they come by a device that packets are not taken from.
+    pub fn unheard(&self) -> Vec<UnheardStatus> {
+        self.ask(|owner| owner.unheard()).unwrap_or_default()
+    }
+
+    /// Watches the ways to the endpoints of `config` from now on.
+    pub fn watch(&self, config: &Config) {
+        let ways = Ways::new(config, &self.listeners);
+        self.ask(move |owner| owner.watch(ways));
     }
 
     /// Packets dropped that belong to no listener, by reason.

@@ -52,6 +52,7 @@ pub struct Metrics {
     anycast_changes: IntCounterVec,
     bird_up: IntGaugeVec,
     fast_path_attached: IntGaugeVec,
+    fast_path_unheard: IntGaugeVec,
     fast_path_strays: IntCounterVec,
     /// A scrape resets gauges before it sets them: one at a time.
     scrape: Arc<Mutex<()>>,
@@ -152,6 +153,10 @@ impl Metrics {
                 Opts::new("landfall_fast_path_attached", "Whether the kernel forwards what arrives at the device."),
                 &["device"],
             )?,
+            fast_path_unheard: IntGaugeVec::new(
+                Opts::new("landfall_fast_path_unheard_endpoint", "Whether replies of the endpoint come where they are refused."),
+                &["endpoint"],
+            )?,
             fast_path_strays: IntCounterVec::new(
                 Opts::new(
                     "landfall_fast_path_strays_total",
@@ -194,6 +199,7 @@ impl Metrics {
         registry.register(Box::new(metrics.anycast_changes.clone()))?;
         registry.register(Box::new(metrics.bird_up.clone()))?;
         registry.register(Box::new(metrics.fast_path_attached.clone()))?;
+        registry.register(Box::new(metrics.fast_path_unheard.clone()))?;
         registry.register(Box::new(metrics.fast_path_strays.clone()))?;
         Ok(metrics)
     }
@@ -312,9 +318,13 @@ impl Metrics {
 
     fn show_fast_path(&self, status: &Status) {
         self.fast_path_attached.reset();
+        self.fast_path_unheard.reset();
         let Some(fast_path) = &status.fast_path else { return };
         for device in &fast_path.devices {
             self.fast_path_attached.with_label_values(&[&device.name]).set(i64::from(device.mode != "none"));
+        }
+        for unheard in &fast_path.unheard {
+            self.fast_path_unheard.with_label_values(&[&unheard.endpoint]).set(1);
         }
         for (reason, &count) in &fast_path.strays {
             let counter = self.fast_path_strays.with_label_values(&[reason]);

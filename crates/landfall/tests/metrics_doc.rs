@@ -18,7 +18,7 @@ use landfall::{
     control::{
         names::{Learned, Names},
         state::State,
-        status::{AnycastStatus, DeviceStatus, FastPathStatus, StaticIpStatus, Surroundings, status},
+        status::{AnycastStatus, DeviceStatus, FastPathStatus, StaticIpStatus, Surroundings, UnheardStatus, status},
     },
     metrics::Metrics,
     resolve::Resolution,
@@ -132,8 +132,9 @@ fn scrape() -> String {
         static_ips: vec![StaticIpStatus { ip, state: "announced".to_owned(), reason: "serving".to_owned() }],
     };
     let device = DeviceStatus { name: "eth0".to_owned(), mode: "tcx".to_owned(), reason: String::new() };
+    let unheard = vec![UnheardStatus { endpoint: "a".to_owned(), device: "wg0".to_owned() }];
     let strays = [("no_flow".to_owned(), 1)].into();
-    let fast_path = FastPathStatus { devices: vec![device], nat_capacity: [4536, 0], strays };
+    let fast_path = FastPathStatus { devices: vec![device], unheard, nat_capacity: [4536, 0], strays };
     let around = Surroundings { anycast: Some(anycast), fast_path: Some(fast_path), ..Surroundings::default() };
     let text = metrics.render(&status(&state, Some(&names), edge.books(), &around, now)).unwrap();
     edge.stop();

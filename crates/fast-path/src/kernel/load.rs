@@ -33,7 +33,7 @@ impl FastPath {
         settings.check().map_err(Unavailable::Settings)?;
         let sizes = Sizes::of(&settings);
         let mut ebpf = load(object, &settings, &sizes)?;
-        for name in ["fast_path", "end_flows"] {
+        for name in ["fast_path", "end_flows", "way_to"] {
             let program = ebpf.program_mut(name).and_then(|program| <&mut SchedClassifier>::try_from(program).ok());
             load_program(program.ok_or_else(|| missing(name))?).map_err(|error| refused_program(&error))?;
         }

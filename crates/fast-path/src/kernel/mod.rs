@@ -10,6 +10,7 @@ mod publish;
 mod sweep;
 #[doc(hidden)]
 pub mod test_support;
+mod way;
 
 pub use attach::devices;
 

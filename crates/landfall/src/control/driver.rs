@@ -323,6 +323,7 @@ impl Loop {
         for (index, listener) in self.names.file().listeners.iter().enumerate() {
             self.access.set(index, listener.settings.access.clone());
         }
+        self.kernel.iter().for_each(|kernel| kernel.watch(self.names.file()));
         self.resolver.set_hosts(&self.names.file().hosts());
         Ok(if changes.is_empty() { "nothing has changed".to_owned() } else { changes.join("\n") })
     }

@@ -54,10 +54,22 @@ pub struct Status {
 pub struct FastPathStatus {
     /// Where packets are taken from.
     pub devices: Vec<DeviceStatus>,
+    /// Endpoints whose replies do not reach clients.
+    #[serde(default)]
+    pub unheard: Vec<UnheardStatus>,
     /// Flows at once that there are NAT ports for: IPv4, IPv6.
     pub nat_capacity: [usize; 2],
     /// Packets that it dropped and that belong to no listener, by reason.
     pub strays: BTreeMap<String, u64>,
+}
+
+/// An endpoint that is reached by a device that packets are not taken from, so that the host refuses its replies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnheardStatus {
+    /// Its name.
+    pub endpoint: String,
+    /// The device.
+    pub device: String,
 }
 
 /// A network device.
@@ -76,6 +88,7 @@ impl FastPathStatus {
     pub fn new(kernel: &Kernel, config: &Config) -> Self {
         Self {
             devices: kernel.devices(),
+            unheard: kernel.unheard(),
             nat_capacity: [config.nat_capacity(false), config.nat_capacity(true)],
             strays: kernel.strays().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
         }

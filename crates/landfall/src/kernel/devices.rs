@@ -1,6 +1,6 @@
 //! The devices that packets are taken from, as they come and go.
 
-use std::{collections::BTreeMap, io};
+use std::collections::BTreeMap;
 
 use fast_path::FastPath;
 
@@ -27,11 +27,7 @@ impl Devices {
     }
 
     /// Attaches what has come up and lets go of what is gone, now that these devices are `up`.
-    pub fn look(&mut self, fast_path: &mut FastPath, up: io::Result<Up>) {
-        let up = match up {
-            Ok(up) => up,
-            Err(error) => return tracing::warn!("cannot list the devices of this host: {error}"),
-        };
+    pub fn look(&mut self, fast_path: &mut FastPath, up: &Up) {
         self.indices.retain(|device, index| {
             let there = up.get(device) == Some(index);
             if !there {
@@ -73,6 +69,11 @@ impl Devices {
             );
             self.failed.insert(device, reason);
         }
+    }
+
+    /// Whether packets are taken from the device with this index.
+    pub fn is_attached(&self, index: u32) -> bool {
+        self.indices.values().any(|&attached| attached == index)
     }
 
     /// Why there is nothing to take packets from, if so: none is attached, or one that was named is not.

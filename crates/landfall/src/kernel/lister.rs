@@ -34,10 +34,10 @@ impl Lister {
     }
 
     /// The devices that are up, unless the host takes its time to say.
-    pub fn list(&mut self) -> Option<io::Result<Up>> {
+    pub fn list(&mut self) -> Option<Up> {
         self.asked = self.asked || self.ask.try_send(()).is_ok();
         let list = self.lists.recv_timeout(PATIENCE).ok()?;
         self.asked = false;
-        Some(list)
+        list.map_err(|error| tracing::warn!("cannot list the devices of this host: {error}")).ok()
     }
 }

@@ -20,8 +20,8 @@ use endpoint_group::{EndpointId, Name, RoutingTable, table::TableEndpoint};
 use fast_path::{DropReason, EndReason, Error, FastPath, ListenerCounters, Refusals, Sweep};
 use tokio::sync::oneshot;
 
-use super::{Job, Kernel, devices::Devices, lister::Lister, start::Ready};
-use crate::control::status::DeviceStatus;
+use super::{Job, Kernel, devices::Devices, lister::Lister, start::Ready, ways::Ways};
+use crate::control::status::{DeviceStatus, UnheardStatus};
 
 /// Between two looks at the flows.
 const LOOK: Duration = Duration::from_secs(1);
@@ -34,6 +34,7 @@ pub(super) struct Owner {
     fast_path: FastPath,
     devices: Devices,
     lister: Lister,
+    ways: Ways,
     /// By place in the kernel, indices of the configuration.
     listeners: Arc<[usize]>,
     books: Arc<Books>,
@@ -54,13 +55,14 @@ pub(super) struct Owner {
 impl Ready {
     /// Starts the owner's thread. What the kernel counts goes into `books`; the endpoints that refuse come out.
     pub fn start(self, books: Arc<Books>, table: &RoutingTable) -> io::Result<(Kernel, Option<Refusals>)> {
-        let Self { mut fast_path, devices, listeners } = self;
+        let Self { mut fast_path, devices, ways, listeners } = self;
         let listeners: Arc<[usize]> = listeners.into();
         let refusals = fast_path.refusals();
         let owner = Owner {
             fast_path,
             devices,
             lister: Lister::start()?,
+            ways,
             listeners: Arc::clone(&listeners),
             books,
             endpoints: Arc::clone(&table.endpoints),
@@ -98,7 +100,8 @@ impl Owner {
             self.publish(table);
         }
         if let Some(up) = self.lister.list() {
-            self.devices.look(&mut self.fast_path, up);
+            self.devices.look(&mut self.fast_path, &up);
+            self.ways.look(&mut self.fast_path, &self.devices, &up);
         }
         let mut flows = Sweep::default();
         for number in 0..self.fast_path.addresses() {
@@ -147,6 +150,14 @@ impl Owner {
 
     pub(super) fn devices(&self) -> Vec<DeviceStatus> {
         self.devices.status(&self.fast_path)
+    }
+
+    pub(super) fn unheard(&self) -> Vec<UnheardStatus> {
+        self.ways.status()
+    }
+
+    pub(super) fn watch(&mut self, ways: Ways) {
+        self.ways.replace(ways);
     }
 
     pub(super) fn strays(&self) -> Vec<(&'static str, u64)> {

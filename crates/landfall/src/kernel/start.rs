@@ -4,7 +4,7 @@ use edge_listener::{bind, settings::OnUnhealthy};
 use endpoint_group::RoutingTable;
 use fast_path::{FastPath, Limits, NatPool, Settings, Timeouts};
 
-use super::devices::Devices;
+use super::{devices::Devices, ways::Ways};
 use crate::config::{Config, FastPath as Wanted, Forwarding, ForwardingPath as Path, Listener};
 
 /// Endpoint ids are 16 bits, and two are taken. There is room for all: endpoints come by reloads and DNS names, and an id is not used again.
@@ -23,6 +23,7 @@ pub struct Required {
 pub struct Ready {
     pub(super) fast_path: FastPath,
     pub(super) devices: Devices,
+    pub(super) ways: Ways,
     pub(super) listeners: Vec<usize>,
 }
 
@@ -122,9 +123,11 @@ fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
     };
     let mut fast_path = FastPath::load(settings).map_err(|error| error.to_string())?;
     let mut devices = Devices::new(config);
-    devices.look(&mut fast_path, fast_path::devices());
-    match devices.lack(&fast_path) {
-        None => Ok(Ready { fast_path, devices, listeners }),
+    let up = fast_path::devices().map_err(|error| format!("the devices of this host cannot be listed: {error}"))?;
+    devices.look(&mut fast_path, &up);
+    let ways = Ways::new(config, &listeners);
+    match devices.lack(&fast_path).or_else(|| ways.first_unheard(&mut fast_path, &devices, &up)) {
+        None => Ok(Ready { fast_path, devices, ways, listeners }),
         Some(reason) => Err(reason),
     }
 }
