@@ -9,6 +9,7 @@
 //! * [`datagrams`]: the two ends of UDP flows in the test itself.
 //! * [`flood`]: packets from spoofed sources, and honest clients beside them.
 //! * [`load`]: flows that note by themselves when they are told of a death, or move.
+//! * [`path`]: the same test with UDP forwarded in user space and in the kernel.
 //! * [`probers`]: a load that never pauses, for what clients see while an edge comes and goes.
 //! * [`command`]: the commands of `landfall` that end by themselves.
 //! * [`sockets`]: what the standard library does not offer.
@@ -33,6 +34,7 @@ pub mod lab;
 pub mod load;
 pub mod loopback;
 pub mod metrics;
+pub mod path;
 pub mod probers;
 pub mod process;
 pub mod programs;

@@ -16,7 +16,8 @@ use endpoint_group::{
 use landfall_tests::clients::{TcpSession, UdpFlow};
 use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
-use landfall_tests::lab::{Lab, Region, STATIC_IPV4, STATIC_IPV6};
+use landfall_tests::lab::{Lab, Region};
+use landfall_tests::path::{Families, Path};
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 7000;
@@ -42,11 +43,12 @@ const GROUPS: [Group; 2] = [
 ];
 
 /// The same accelerator on every edge; `edge_keys` are the host's own.
-fn config(edge_keys: &str) -> String {
+fn config(families: Families, edge_keys: &str) -> String {
+    let static_ips: Vec<_> = families.static_ips().iter().map(ToString::to_string).collect();
     let mut text = format!(
         r#"
 name = "agreement"
-static_ips = ["198.18.0.1", "198.18.0.2", "fd00:18::1", "fd00:18::2"]
+static_ips = {static_ips:?}
 hash_seed = {SEED}
 [edge]
 admin = "127.0.0.1:9900"
@@ -90,7 +92,7 @@ struct World {
     _endpoints: Vec<Endpoint>,
 }
 
-fn world(edge_keys: &str) -> World {
+fn world(path: Path, families: Families, edge_keys: &str) -> World {
     let lab = Lab::first_light().unwrap();
     let start = |region: &Region, index: u8, name: &str| {
         Endpoint::start(Some(&region.namespace), Spec::echo(name, (region.ipv4(index), PORT))).unwrap()
@@ -99,7 +101,7 @@ fn world(edge_keys: &str) -> World {
     for (group, region) in GROUPS.iter().zip([&lab.region_a, &lab.region_b]) {
         endpoints.extend((0..).zip(&group.endpoints).map(|(index, (name, _))| start(region, index, name)));
     }
-    let edge = Edge::start(Some(&lab.edge), &config(edge_keys)).unwrap();
+    let edge = path.start(&lab.edge, &config(families, edge_keys)).unwrap();
     World { lab, edge, _endpoints: endpoints }
 }
 
@@ -167,8 +169,8 @@ impl Rules {
     }
 }
 
-fn static_ip(number: u32) -> IpAddr {
-    let all: Vec<IpAddr> = STATIC_IPV4.map(IpAddr::V4).into_iter().chain(STATIC_IPV6.map(IpAddr::V6)).collect();
+fn static_ip(families: Families, number: u32) -> IpAddr {
+    let all = families.static_ips();
     all[usize::try_from(number).unwrap() % all.len()]
 }
 
@@ -178,9 +180,9 @@ fn client(to: IpAddr) -> IpAddr {
 }
 
 /// Flows of the lab's client, TCP and UDP, to every static IP.
-fn sample(port: u16, count: u16) -> Vec<FlowKey> {
+fn sample(families: Families, port: u16, count: u16) -> Vec<FlowKey> {
     let flow = |number: u16| {
-        let to = static_ip(number.into());
+        let to = static_ip(families, number.into());
         let protocol = if (number / 4).is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp };
         FlowKey { protocol, client: (client(to), FIRST_CLIENT_PORT + number).into(), to: (to, port).into() }
     };
@@ -188,15 +190,31 @@ fn sample(port: u16, count: u16) -> Vec<FlowKey> {
 }
 
 #[test]
-fn two_running_edges_and_the_rules_agree_on_every_flow() {
-    let first = world("name = \"first\"\nworkers = 1");
-    let second = world("name = \"second\"\nworkers = 3");
+fn two_edges_in_user_space_and_the_rules_agree_on_every_flow() {
+    edges_and_the_rules_agree([Path::User; 2], Families::Both);
+}
+
+#[test]
+fn two_edges_in_the_kernel_and_the_rules_agree_on_every_flow() {
+    edges_and_the_rules_agree([Path::Kernel; 2], Families::V4);
+}
+
+#[test]
+fn an_edge_in_user_space_one_in_the_kernel_and_the_rules_agree_on_every_flow() {
+    edges_and_the_rules_agree([Path::User, Path::Kernel], Families::V4);
+}
+
+fn edges_and_the_rules_agree(paths: [Path; 2], families: Families) {
+    let first = world(paths[0], families, "name = \"first\"\nworkers = 1");
+    let second = world(paths[1], families, "name = \"second\"\nworkers = 3");
     assert_eq!(first.digests(), second.digests());
     assert_eq!(first.digests().len(), 2);
 
     let (hasher, rules) = (FlowHasher::new(SEED), rules(false));
+    let mut datagrams = 0;
     for (port, count, affinity) in [(PORT, SAMPLE, Affinity::None), (STICKY_PORT, 16, Affinity::SourceIp)] {
-        let flows = sample(port, count);
+        let flows = sample(families, port, count);
+        datagrams += flows.iter().filter(|flow| flow.protocol == Protocol::Udp).count();
         let (one, other) = std::thread::scope(|scope| {
             let one = scope.spawn(|| first.landings(&flows));
             (one.join().unwrap(), second.landings(&flows))
@@ -206,7 +224,8 @@ fn two_running_edges_and_the_rules_agree_on_every_flow() {
         let differing: Vec<_> = differing.filter(|(_, (rule, (one, other)))| one != other || one != *rule).take(5).collect();
         assert!(differing.is_empty(), "{affinity:?}: {differing:?}");
     }
-    for world in [&first, &second] {
+    for (path, world) in paths.into_iter().zip([&first, &second]) {
+        path.assert_carried(&world.edge, datagrams);
         assert_eq!(world.edge.metrics().unwrap().sum("landfall_connect_failures_total", &[]), 0.0);
     }
 }
@@ -217,7 +236,7 @@ fn the_rules_agree_on_a_hundred_thousand_flows_however_endpoints_are_numbered() 
     let (one, other) = (rules(false), rules(true));
     let mut shares: BTreeMap<&str, u32> = BTreeMap::new();
     for number in 0..FLOWS {
-        let to = static_ip(number);
+        let to = static_ip(Families::Both, number);
         let client = SocketAddr::from((
             Ipv4Addr::from(0x0a00_0000 + number / 7),
             FIRST_CLIENT_PORT + u16::try_from(number % 30_000).unwrap(),

@@ -9,6 +9,8 @@ use landfall_tests::clients::{TcpSession, UdpFlow};
 use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{DropRule, Lab, STATIC_IPV4};
+use landfall_tests::on_both_paths;
+use landfall_tests::path::Path;
 use landfall_tests::wait::{self, Deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -36,36 +38,39 @@ endpoint_groups = ["both"]
 [[endpoint_groups]]
 name = "both"
 health_check = { protocol = "tcp", interval = "100ms", fast_interval = "50ms", timeout = "50ms", unhealthy_threshold = 3 }
-endpoints = [{ name = "one", address = "198.18.2.2" }, { name = "two", address = "fd00:18:2::3" }]
+endpoints = [{ name = "one", address = "198.18.2.2" }, { name = "two", address = "{two}" }]
 "#;
 
-#[test]
-fn silence_at_the_endpoints_cuts_and_moves_nothing() {
-    rounds(|lab, addresses| lab.region_a.namespace.drop_traffic_to_all(addresses).unwrap());
+on_both_paths!(
+    silence_at_the_endpoints_cuts_and_moves_nothing,
+    silence_at_the_edge_cuts_and_moves_nothing,
+    a_filter_that_refuses_to_send_cuts_and_moves_nothing,
+);
+
+fn silence_at_the_endpoints_cuts_and_moves_nothing(path: Path) {
+    rounds(path, |lab, addresses| lab.region_a.namespace.drop_traffic_to_all(addresses).unwrap());
 }
 
-#[test]
-fn silence_at_the_edge_cuts_and_moves_nothing() {
-    rounds(|lab, addresses| lab.edge.drop_traffic_to_all(addresses).unwrap());
+fn silence_at_the_edge_cuts_and_moves_nothing(path: Path) {
+    rounds(path, |lab, addresses| lab.edge.drop_traffic_to_all(addresses).unwrap());
 }
 
 /// The edge's own packet filter tells each sender, by EPERM, that its packet was dropped.
-#[test]
-fn a_filter_that_refuses_to_send_cuts_and_moves_nothing() {
-    rounds(|lab, addresses| lab.edge.refuse_to_send_to_all(addresses).unwrap());
+fn a_filter_that_refuses_to_send_cuts_and_moves_nothing(path: Path) {
+    rounds(path, |lab, addresses| lab.edge.refuse_to_send_to_all(addresses).unwrap());
 }
 
-fn rounds(cut: impl Fn(&Lab, &[IpAddr]) -> DropRule) {
+fn rounds(path: Path, cut: impl Fn(&Lab, &[IpAddr]) -> DropRule) {
     let seed = std::env::var("LANDFALL_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("seed: LANDFALL_TEST_SEED={seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
     let lab = Lab::first_light().unwrap();
-    let addresses = [lab.region_a.ipv4(0).into(), lab.region_a.ipv6(1).into()];
+    let addresses = [lab.region_a.ipv4(0).into(), path.second(&lab.region_a, 1)];
     let _endpoints = ["one", "two"].map(|name| {
         let address = addresses[usize::from(name == "two")];
         Endpoint::start(Some(&lab.region_a.namespace), Spec::echo(name, (address, PORT))).unwrap()
     });
-    let edge = Edge::start(Some(&lab.edge), CONFIG).unwrap();
+    let edge = path.start(&lab.edge, &CONFIG.replace("{two}", &addresses[1].to_string())).unwrap();
     let mut flows = lab.client.enter(Flows::open);
 
     for round in 0..ROUNDS {
@@ -83,6 +88,7 @@ fn rounds(cut: impl Fn(&Lab, &[IpAddr]) -> DropRule) {
         flows.go_on(round);
     }
 
+    path.assert_carried(&edge, flows.udp.len());
     let metrics = edge.metrics().unwrap();
     assert_eq!(metrics.sum("landfall_flows_moved_total", &[]), 0.0);
     assert_eq!(metrics.sum("landfall_flows_closed_total", &[]), 0.0, "every flow of the test is still open");

@@ -14,6 +14,7 @@ use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Protocol, Spec};
 use landfall_tests::lab::{Lab, STATIC_IPV4};
 use landfall_tests::metrics::{Metrics, Sample};
+use landfall_tests::path::Path;
 use landfall_tests::wait::{self, wait_until};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -30,6 +31,10 @@ struct Scene {
 }
 
 fn scene(keys: &str, prepare: impl Fn(&Lab)) -> Scene {
+    scene_on(Path::User, keys, prepare)
+}
+
+fn scene_on(path: Path, keys: &str, prepare: impl Fn(&Lab)) -> Scene {
     let lab = Lab::first_light().unwrap();
     prepare(&lab);
     let (region, ip) = (&lab.region_a.namespace, lab.region_a.ipv4(0));
@@ -41,7 +46,7 @@ fn scene(keys: &str, prepare: impl Fn(&Lab)) -> Scene {
          health_check = {{ protocol = \"tcp\", interval = \"10m\", timeout = \"2s\" }}\n",
         STATIC_IPV4[0]
     );
-    let edge = Edge::start(Some(&lab.edge), &config).unwrap();
+    let edge = path.start(&lab.edge, &config).unwrap();
     Scene { lab, edge, target: (STATIC_IPV4[0], PORT).into(), _endpoint: endpoint }
 }
 
@@ -307,4 +312,48 @@ fn an_edge_without_descriptors_refuses_new_flows_and_keeps_those_it_has() {
     works(&mut live, &mut sessions);
     new.iter_mut().for_each(|flow| drop(flow.exchange(LIMIT).unwrap()));
     drop(late);
+}
+
+/// The process's buffers, time and descriptors are nothing to what the kernel forwards.
+#[test]
+fn a_frozen_process_without_descriptors_loses_nothing_in_the_kernel() {
+    const FLOWS: usize = 40;
+    let scene = scene_on(Path::Kernel, "", |_| {});
+    let flow = scene.flow();
+    scene.edge.limit_descriptors(Some(0)).unwrap();
+    scene.edge.freeze().unwrap();
+    for (_, from, to) in flow.directions() {
+        // By parts that the ends' own buffers hold.
+        for _ in 0..12 {
+            flood(from, 1000);
+            assert_eq!(drain(to, |came| Ok(came >= 1000)).unwrap(), 1000);
+        }
+    }
+    drop(flow);
+    // Each has the endpoint's port to itself for its moment.
+    let new: Vec<_> = (0..FLOWS).map(|_| scene.flow().client).collect();
+    scene.edge.limit_descriptors(None).unwrap();
+    scene.edge.thaw().unwrap();
+    Path::Kernel.assert_carried(&scene.edge, 1 + new.len());
+    assert_eq!(scene.told(), []);
+}
+
+/// A forwarded packet that finds the queue of a device full is lost as at any router: the device counts it, the edge does not.
+#[test]
+fn what_a_full_queue_of_a_link_drops_in_the_kernel_is_counted_by_the_link() {
+    let scene = scene_on(Path::Kernel, "", |_| {});
+    let flow = scene.flow();
+    scene.lab.edge.run("tc qdisc replace dev region-a root tbf rate 20mbit burst 4kb limit 30kb".split(' ')).unwrap();
+    flood(&flow.client, 2000);
+    let dropped = || {
+        let shown = scene.lab.edge.run(["tc", "-s", "qdisc", "show", "dev", "region-a"]).unwrap();
+        shown.split("(dropped ").nth(1).unwrap().split(',').next().unwrap().parse::<usize>().unwrap()
+    };
+    let came = drain(&flow.server, |came| Ok(came + dropped() >= 2000)).unwrap();
+    println!("{came} came, the device dropped {}", dropped());
+    assert!(came < 2000 && came + dropped() >= 2000, "{came} came, {} were dropped", dropped());
+    let packets = || scene.metrics().sum("landfall_packets_total", &[("protocol", "udp"), ("direction", "to_endpoint")]);
+    wait_until("all counted as forwarded", LIMIT, || packets() >= 2001.0).unwrap();
+    Path::Kernel.assert_carried(&scene.edge, 1);
+    assert_eq!(scene.all_drops(), 0);
 }

@@ -12,6 +12,8 @@ use landfall_tests::clients::{TcpSession, UdpFlow};
 use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{Lab, STATIC_IPV4};
+use landfall_tests::on_both_paths;
+use landfall_tests::path::Path;
 use landfall_tests::wait::{Deadline, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -72,15 +74,16 @@ fn threshold(flow: &FlowKey) -> f64 {
     draw as f64 / f64::from(u32::MAX) * 100.0
 }
 
-#[test]
-fn a_region_that_comes_back_takes_traffic_as_its_ramp_says() {
+on_both_paths!(a_region_that_comes_back_takes_traffic_as_its_ramp_says);
+
+fn a_region_that_comes_back_takes_traffic_as_its_ramp_says(path: Path) {
     let lab = Lab::first_light().unwrap();
     let start = |name: &str, region: &landfall_tests::lab::Region, index| {
         Endpoint::start(Some(&region.namespace), Spec::echo(name, (region.ipv4(index), PORT))).unwrap()
     };
     let (mut first, mut second) = (start("near-1", &lab.region_a, 0), start("near-2", &lab.region_a, 1));
     let _far = start("far-1", &lab.region_b, 0);
-    let edge = Edge::start(Some(&lab.edge), CONFIG).unwrap();
+    let edge = path.start(&lab.edge, CONFIG).unwrap();
     let target = SocketAddr::from((STATIC_IPV4[0], PORT));
     let full = Shown { eligible: true, dial_percent: 100.0, first_weight: 128.0, second_weight: 128.0 };
     assert_eq!(shown(&edge), full);
@@ -108,7 +111,7 @@ fn a_region_that_comes_back_takes_traffic_as_its_ramp_says() {
     let mut before = shown(&edge);
     let mut undecided = 0;
     // Each from a port of its own: one that came back would still be the flow that it was.
-    let mut ports = 1024..=32767;
+    let mut ports = 1024..=32767u16;
     while before.dial_percent < 100.0 || before.first_weight < 128.0 || !before.eligible {
         assert!(deadline.left().is_some(), "the ramp did not end: {before:?}");
         let (client, landed) = lab.client.enter(|| {
@@ -149,4 +152,5 @@ fn a_region_that_comes_back_takes_traffic_as_its_ramp_says() {
     // And now it takes everything.
     let landed = lab.client.enter(|| TcpSession::open(None, target, LIMIT).unwrap().endpoint);
     assert_eq!(landed, "near-1");
+    path.assert_carried(&edge, settled.len() + usize::from(ports.next().unwrap() - 1024));
 }

@@ -16,6 +16,8 @@ use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{Lab, Region, STATIC_IPV4, Silence};
 use landfall_tests::load::{Busy, Connection, Idle, Pinned, StopAtEnd, connect_until};
+use landfall_tests::on_both_paths;
+use landfall_tests::path::{self, Path};
 use landfall_tests::stalls::StallWatch;
 use landfall_tests::wait::{self, wait_until};
 
@@ -34,7 +36,9 @@ const FLOWS: usize = 2;
 /// New connections that must pass after everything else has failed over.
 const CONNECTIONS_AFTERWARDS: usize = 10;
 
-fn config() -> String {
+on_both_paths!(every_death_is_told_within_the_printed_bound);
+
+fn config(path: Path, lab: &Lab) -> String {
     let mut text = r#"
 name = "failover"
 static_ips = ["198.18.0.1", "198.18.0.2"]
@@ -47,7 +51,7 @@ control = "{dir}/control.sock"
     .to_owned();
     for pair in 0..PAIRS {
         let port = port(pair);
-        let host = 2 + pair;
+        let (a, b) = (lab.region_a.ipv4(pair), path.second(&lab.region_b, pair));
         // Both await an answer: a stopped process still accepts connections.
         let asks = match pair % 2 {
             0 => r#"protocol = "tcp", expect = "-""#,
@@ -65,7 +69,7 @@ endpoint_groups = ["pair-{pair}"]
 name = "pair-{pair}"
 failback = {{ hold = "0s", ramp = "0s" }}
 health_check = {{ {asks}, interval = "100ms", fast_interval = "50ms", timeout = "50ms", unhealthy_threshold = 3 }}
-endpoints = [{{ name = "a-{pair}", address = "198.18.2.{host}" }}, {{ name = "b-{pair}", address = "fd00:18:3::{host}" }}]
+endpoints = [{{ name = "a-{pair}", address = "{a}" }}, {{ name = "b-{pair}", address = "{b}" }}]
 "#
         );
     }
@@ -113,13 +117,13 @@ impl Death {
     const ALL: [Self; 3] = [Self::Killed, Self::Silent, Self::Stopped];
 }
 
-#[test]
-fn every_death_is_told_within_the_printed_bound() {
+fn every_death_is_told_within_the_printed_bound(path: Path) {
+    let _turn = path::turn();
     let seed = std::env::var("LANDFALL_TEST_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("seed: LANDFALL_TEST_SEED={seed}");
     let lab = Lab::first_light().unwrap();
-    let mut pairs: Vec<_> = (0..PAIRS).map(|number| Pair::start(&lab, number, seed)).collect();
-    let edge = Edge::start(Some(&lab.edge), &config()).unwrap();
+    let mut pairs: Vec<_> = (0..PAIRS).map(|number| Pair::start(path, &lab, number, seed)).collect();
+    let edge = path.start(&lab.edge, &config(path, &lab)).unwrap();
     let bound = failover_bound(&edge.config_path(), "pair-0").unwrap();
     assert_eq!(bound, Duration::from_millis(350));
     let deaths = std::env::var("LANDFALL_DEATHS").map_or(DEATHS, |deaths| deaths.parse().unwrap());
@@ -169,6 +173,7 @@ fn every_death_is_told_within_the_printed_bound() {
         "later than bound, spacing and stall allow (took, allowed, and how long the edge waited for a processor): {late:?}"
     );
     let failovers = scene.edge.metrics().unwrap().sum("landfall_failovers_total", &[]);
+    println!("{path:?}: {} UDP flows", path.assert_carried_all(&scene.edge));
     assert_eq!(failovers, f64::from(PAIRS) * f64::from(u32::try_from(rounds).unwrap()), "as many as deaths");
 }
 
@@ -189,13 +194,13 @@ struct Pair {
 }
 
 impl Pair {
-    fn start(lab: &Lab, number: u8, seed: u64) -> Self {
+    fn start(path: Path, lab: &Lab, number: u8, seed: u64) -> Self {
         let start = |name: &str, region: &Region, address: std::net::IpAddr| {
             let spec = Spec::echo(&format!("{name}-{number}"), (address, port(number)));
             Endpoint::start(Some(&region.namespace), spec).unwrap()
         };
         let a = start("a", &lab.region_a, lab.region_a.ipv4(number).into());
-        let b = start("b", &lab.region_b, lab.region_b.ipv6(number).into());
+        let b = start("b", &lab.region_b, path.second(&lab.region_b, number));
         Self { number, endpoints: [a, b], rng: fastrand::Rng::with_seed(seed.wrapping_add(number.into())) }
     }
 

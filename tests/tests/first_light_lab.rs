@@ -5,14 +5,15 @@
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::net::IpAddr;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use landfall_tests::clients::{UdpFlow, tcp_probe};
 use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
-use landfall_tests::lab::{Lab, Namespace, Region, STATIC_IPV4, STATIC_IPV6};
+use landfall_tests::lab::{Lab, Namespace};
+use landfall_tests::on_both_paths;
+use landfall_tests::path::{self, Families, Path};
 use landfall_tests::process::Process;
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -25,7 +26,7 @@ const MESSAGES: usize = 1000;
 /// probe has an endpoint of its own: iperf3 takes a bare connect on its port for a client and fails the running test.
 const CONFIG: &str = r#"
 name = "first-light"
-static_ips = ["198.18.0.1", "198.18.0.2", "fd00:18::1", "fd00:18::2"]
+static_ips = {static_ips}
 hash_seed = 7
 
 [edge]
@@ -64,64 +65,76 @@ name = "both"
 region = "lab"
 health_check = { protocol = "tcp", port = 7000 }
 endpoints = [
-  { name = "a-1", address = "198.18.2.2" },
-  { name = "b-1", address = "fd00:18:3::2" },
+  { name = "a-1", address = "{a-1}" },
+  { name = "b-1", address = "{b-1}" },
 ]
 "#;
 
 /// Everything that must run while the programs pass. Fields are dropped in this order: first the edge, then the rest.
 struct Scene {
     edge: Edge,
+    static_ips: Vec<IpAddr>,
     _servers: Vec<Process>,
     _endpoints: Vec<Endpoint>,
     lab: Lab,
     files: tempfile::TempDir,
 }
 
-fn scene() -> Scene {
+fn scene(path: Path, families: Families) -> Scene {
     let lab = Lab::first_light().unwrap();
     let files = tempfile::Builder::new().prefix("landfall-lab-").tempdir().unwrap();
     std::fs::create_dir(files.path().join("www")).unwrap();
-    write_noise(&files.path().join("www/noise"), FILE_BYTES);
+    let mut config = CONFIG.to_owned();
     let mut endpoints = Vec::new();
     let mut servers = Vec::new();
-    for (name, region, address) in addresses(&lab) {
+    for (name, region, address) in [
+        ("a-1", &lab.region_a, families.endpoint(&lab.region_a, 0, false)),
+        ("b-1", &lab.region_b, families.endpoint(&lab.region_b, 0, true)),
+    ] {
         let namespace = &region.namespace;
         endpoints.push(Endpoint::start(Some(namespace), Spec::echo(name, (address, 7000))).unwrap());
         servers.push(iperf_server(namespace, address));
         servers.push(nginx(namespace, address, &files.path().join(name), &files.path().join("www")));
         servers.push(mosquitto(namespace, address, &files.path().join(name)));
+        config = config.replace(&format!("{{{name}}}"), &address.to_string());
     }
-    let edge = Edge::start(Some(&lab.edge), CONFIG).unwrap();
-    Scene { edge, _servers: servers, _endpoints: endpoints, lab, files }
+    let static_ips = families.static_ips();
+    let listed: Vec<_> = static_ips.iter().map(ToString::to_string).collect();
+    let edge = path.start(&lab.edge, &config.replace("{static_ips}", &format!("{listed:?}"))).unwrap();
+    Scene { edge, static_ips, _servers: servers, _endpoints: endpoints, lab, files }
 }
 
-fn addresses(lab: &Lab) -> [(&'static str, &Region, IpAddr); 2] {
-    [("a-1", &lab.region_a, lab.region_a.ipv4(0).into()), ("b-1", &lab.region_b, lab.region_b.ipv6(0).into())]
-}
+on_both_paths!(real_programs_pass_through_the_edge);
 
-fn static_ips() -> impl Iterator<Item = IpAddr> {
-    STATIC_IPV4.map(IpAddr::V4).into_iter().chain(STATIC_IPV6.map(IpAddr::V6))
-}
-
-/// One test, because the programs share two processors and a loss-free run needs them to itself.
-#[test]
-fn real_programs_pass_through_the_edge() {
-    let mut scene = scene();
-    every_static_ip_answers_from_itself(&scene);
-    for static_ip in [STATIC_IPV4[0].into(), STATIC_IPV6[1].into()] {
-        iperf_tcp_passes_in_both_directions(&scene, static_ip);
-        iperf_udp_loses_nothing(&scene, static_ip);
+/// One test, because the programs share two processors and a loss-free run needs them to itself. Programs of TCP alone pass once: both paths
+/// forward it alike.
+fn real_programs_pass_through_the_edge(path: Path) {
+    let _turn = path::turn();
+    for &families in path.families() {
+        let mut scene = scene(path, families);
+        every_static_ip_answers_from_itself(&scene);
+        // One of each family.
+        let static_ips: Vec<_> = scene.static_ips.iter().step_by(2).copied().collect();
+        for &static_ip in &static_ips {
+            iperf_tcp_passes_in_both_directions(&scene, static_ip);
+            iperf_udp_loses_nothing(&scene, static_ip);
+        }
+        if path == Path::User {
+            a_large_file_arrives_unchanged(&scene);
+            messages_pass_from_publisher_to_subscriber(&scene);
+        }
+        // iperf3 has one UDP flow in each direction that it is run.
+        path.assert_carried(&scene.edge, scene.static_ips.len() + 2 * static_ips.len());
+        the_edge_counted_no_drop(&scene);
+        if path == Path::User {
+            scene.edge.signal(libc::SIGTERM).unwrap();
+            assert!(scene.edge.wait_exit(Duration::from_secs(40)).unwrap().success(), "an edge that is told to stop ends well");
+        }
     }
-    a_large_file_arrives_unchanged(&scene);
-    messages_pass_from_publisher_to_subscriber(&scene);
-    the_edge_counted_no_drop(&scene);
-    scene.edge.signal(libc::SIGTERM).unwrap();
-    assert!(scene.edge.wait_exit(Duration::from_secs(40)).unwrap().success(), "an edge that is told to stop ends well");
 }
 
 fn every_static_ip_answers_from_itself(scene: &Scene) {
-    for static_ip in static_ips() {
+    for &static_ip in &scene.static_ips {
         let landing = scene.lab.client.enter(|| tcp_probe((static_ip, 7000), LIMIT)).unwrap();
         assert!(["a-1", "b-1"].contains(&landing.endpoint.as_str()), "{landing:?}");
         let wildcard = if static_ip.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().unwrap();
@@ -166,16 +179,17 @@ fn iperf(client: &Namespace, static_ip: IpAddr, options: &[&str]) -> serde_json:
 
 fn a_large_file_arrives_unchanged(scene: &Scene) {
     let (sent, received) = (scene.files.path().join("www/noise"), scene.files.path().join("received"));
+    write_noise(&sent, FILE_BYTES);
     let mut command = Command::new("curl");
     command.args(["--fail", "--silent", "--show-error", "--noproxy", "*", "--output"]).arg(&received);
-    command.arg(format!("http://{}:8080/noise", STATIC_IPV4[1]));
+    command.arg(format!("http://{}:8080/noise", scene.static_ips[1]));
     scene.lab.client.spawn(command).unwrap().wait_success(TRANSFER_LIMIT).unwrap();
     assert_eq!(std::fs::metadata(&received).unwrap().len(), FILE_BYTES);
     assert_eq!(first_difference(&sent, &received), None);
 }
 
 fn messages_pass_from_publisher_to_subscriber(scene: &Scene) {
-    let static_ip = STATIC_IPV4[0].to_string();
+    let static_ip = scene.static_ips[0].to_string();
     // Line buffering shows "Subscribed" as soon as it is true.
     let mut command = Command::new("stdbuf");
     command.args(["-oL", "mosquitto_sub", "-d", "-q", "1", "-t", "landfall/test", "-h", &static_ip]);
@@ -206,7 +220,7 @@ fn iperf_server(namespace: &Namespace, address: IpAddr) -> Process {
 }
 
 /// A web server in one process, as the user who runs the test: see [`Process`] on what would escape the guard.
-fn nginx(namespace: &Namespace, address: IpAddr, directory: &Path, root: &Path) -> Process {
+fn nginx(namespace: &Namespace, address: IpAddr, directory: &std::path::Path, root: &std::path::Path) -> Process {
     std::fs::create_dir_all(directory).unwrap();
     let listen = std::net::SocketAddr::from((address, 8080));
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -229,7 +243,7 @@ fn nginx(namespace: &Namespace, address: IpAddr, directory: &Path, root: &Path) 
     process
 }
 
-fn mosquitto(namespace: &Namespace, address: IpAddr, directory: &Path) -> Process {
+fn mosquitto(namespace: &Namespace, address: IpAddr, directory: &std::path::Path) -> Process {
     let file = directory.join("mosquitto.conf");
     let config = format!("listener 1883 {address}\nallow_anonymous true\nuser root\nlog_dest stderr\npersistence false\n");
     std::fs::write(&file, config).unwrap();
@@ -241,7 +255,7 @@ fn mosquitto(namespace: &Namespace, address: IpAddr, directory: &Path) -> Proces
 }
 
 /// Writes pseudo-random bytes (xorshift64), the same in every run.
-fn write_noise(path: &Path, bytes: u64) {
+fn write_noise(path: &std::path::Path, bytes: u64) {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path).unwrap());
     let mut state = 0x6c61_6e64_6661_6c6c_u64;
     for _ in 0..bytes / 8 {
@@ -254,7 +268,7 @@ fn write_noise(path: &Path, bytes: u64) {
 }
 
 /// The offset of the first block in which two files differ.
-fn first_difference(left: &Path, right: &Path) -> Option<u64> {
+fn first_difference(left: &std::path::Path, right: &std::path::Path) -> Option<u64> {
     const BLOCK: usize = 1 << 20;
     let (mut left, mut right) = (File::open(left).unwrap(), File::open(right).unwrap());
     let mut offset = 0;

@@ -15,6 +15,8 @@ use landfall_tests::endpoints::{Endpoint, Protocol, Spec};
 use landfall_tests::flood::{Flood, HonestServer, Live, Newcomers, datagram, source, syn};
 use landfall_tests::lab::{Lab, STATIC_IPV4};
 use landfall_tests::load::StopAtEnd;
+use landfall_tests::on_both_paths;
+use landfall_tests::path::{self, Path};
 use landfall_tests::wait::{Beat, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -37,7 +39,9 @@ struct Scene {
     _udp: HonestServer,
 }
 
-fn scene() -> Scene {
+on_both_paths!(datagrams_from_nowhere_take_no_place_from_clients);
+
+fn scene(path: Path) -> Scene {
     let lab = Lab::first_light().unwrap();
     let (region, ip) = (&lab.region_a.namespace, lab.region_a.ipv4(0));
     let tcp = Endpoint::start(Some(region), Spec::echo("e", (ip, TARGET.port())).protocol(Protocol::Tcp)).unwrap();
@@ -50,7 +54,7 @@ fn scene() -> Scene {
         TARGET.ip(),
         TARGET.port()
     );
-    Scene { edge: Edge::start(Some(&lab.edge), &config).unwrap(), lab, _tcp: tcp, _udp: udp }
+    Scene { edge: path.start(&lab.edge, &config).unwrap(), lab, _tcp: tcp, _udp: udp }
 }
 
 impl Scene {
@@ -124,7 +128,8 @@ impl Scene {
 
 #[test]
 fn connection_requests_from_nowhere_do_not_hinder_clients() {
-    let scene = scene();
+    let _turn = path::turn();
+    let scene = scene(Path::User);
     let live = scene.live();
     let opened = || scene.sum("landfall_flows_opened_total", &[("protocol", "tcp")]);
     let flood = Flood::start(&scene.lab.client, RATE, u64::from(RATE) * 3, |number| syn(source(number), TARGET)).unwrap();
@@ -138,10 +143,10 @@ fn connection_requests_from_nowhere_do_not_hinder_clients() {
 }
 
 /// The default `unanswered_timeout` of 5 s is in force: 100,000 flows at this rate, were there room for them.
-#[test]
-fn datagrams_from_nowhere_take_no_place_from_clients() {
+fn datagrams_from_nowhere_take_no_place_from_clients(path: Path) {
     let sources = if long() { 1_000_000 } else { 100_000 };
-    let scene = scene();
+    let _turn = path::turn();
+    let scene = scene(path);
     let live = scene.live();
     let flood = Flood::start(&scene.lab.client, RATE, sources, |number| datagram(source(number), TARGET, b"noise")).unwrap();
     let complaints = scene.judge(live, || flood.runs());
@@ -151,6 +156,7 @@ fn datagrams_from_nowhere_take_no_place_from_clients() {
     let evicted = count("landfall_flows_closed_total", &[("reason", "evicted")]);
     let (opened, closed) = (count("landfall_flows_opened_total", &[]), count("landfall_flows_closed_total", &[]));
     println!("{opened} flows opened, {closed} closed, of which {evicted} made room");
+    path.assert_carried_all(&scene.edge);
     assert!(evicted <= closed && closed <= opened, "each flow is closed once");
     assert!(evicted > 0.0, "more sources than there is room for");
     // What nobody answers is soon forgotten, long before the idle timeout of 30 s; the clients' own flows stay, newcomers included.
@@ -164,7 +170,8 @@ fn datagrams_from_nowhere_take_no_place_from_clients() {
 fn connections_that_come_and_go_do_not_hinder_clients() {
     const THREADS: usize = 3;
     const EACH: usize = 4000;
-    let scene = scene();
+    let _turn = path::turn();
+    let scene = scene(Path::User);
     let live = scene.live();
     let running = std::sync::atomic::AtomicUsize::new(THREADS);
     let served = std::thread::scope(|scope| {

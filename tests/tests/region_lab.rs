@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use landfall_tests::clients::TcpSession;
 use landfall_tests::command::failover_bound;
-use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{Lab, Region, STATIC_IPV4};
 use landfall_tests::load::{Idle, Pinned, StopAtEnd};
+use landfall_tests::on_both_paths;
+use landfall_tests::path::{self, Path};
 use landfall_tests::stalls::StallWatch;
 use landfall_tests::wait::{self, wait_until};
 
@@ -38,24 +39,28 @@ endpoint_groups = ["near", "far"]
 name = "near"
 health_check = { protocol = "udp", port = 7000, send = "ping", expect = "pong", interval = "100ms", fast_interval = "50ms", timeout = "50ms" }
 endpoints = [
-  { name = "near-1", address = "198.18.2.2" }, { name = "near-2", address = "198.18.2.3" }, { name = "near-3", address = "fd00:18:2::4" },
+  { name = "near-1", address = "198.18.2.2" }, { name = "near-2", address = "198.18.2.3" }, { name = "near-3", address = "{near-3}" },
 ]
 [[endpoint_groups]]
 name = "far"
 health_check = { protocol = "udp", port = 7000, send = "ping", expect = "pong", interval = "100ms", fast_interval = "50ms", timeout = "50ms" }
-endpoints = [{ name = "far-1", address = "198.18.3.2" }, { name = "far-2", address = "fd00:18:3::3" }]
+endpoints = [{ name = "far-1", address = "198.18.3.2" }, { name = "far-2", address = "{far-2}" }]
 "#;
 
-#[test]
-fn a_region_that_falls_silent_is_left_as_a_whole_within_the_bound() {
+on_both_paths!(a_region_that_falls_silent_is_left_as_a_whole_within_the_bound);
+
+fn a_region_that_falls_silent_is_left_as_a_whole_within_the_bound(path: Path) {
+    let _turn = path::turn();
     let lab = Lab::first_light().unwrap();
     let start = |name: &str, region: &Region, address: std::net::IpAddr| {
         Endpoint::start(Some(&region.namespace), Spec::echo(name, (address, PORT))).unwrap()
     };
     let (a, b) = (&lab.region_a, &lab.region_b);
-    let near = [start("near-1", a, a.ipv4(0).into()), start("near-2", a, a.ipv4(1).into()), start("near-3", a, a.ipv6(2).into())];
-    let _far = [start("far-1", b, b.ipv4(0).into()), start("far-2", b, b.ipv6(1).into())];
-    let edge = Edge::start(Some(&lab.edge), CONFIG).unwrap();
+    let (third, second) = (path.second(a, 2), path.second(b, 1));
+    let near = [start("near-1", a, a.ipv4(0).into()), start("near-2", a, a.ipv4(1).into()), start("near-3", a, third)];
+    let _far = [start("far-1", b, b.ipv4(0).into()), start("far-2", b, second)];
+    let config = CONFIG.replace("{near-3}", &third.to_string()).replace("{far-2}", &second.to_string());
+    let edge = path.start(&lab.edge, &config).unwrap();
     let bound = failover_bound(&edge.config_path(), "near").unwrap();
     let target = |number: usize| SocketAddr::from((STATIC_IPV4[number % 2], PORT));
     let (mut idle, mut udp): (Vec<Idle>, Vec<Pinned>) = lab.client.enter(|| {
@@ -98,4 +103,5 @@ fn a_region_that_falls_silent_is_left_as_a_whole_within_the_bound() {
     let landed = lab.client.enter(|| TcpSession::open(None, target(0), LIMIT).unwrap().endpoint);
     assert!(landed.starts_with("far"), "{landed}");
     silence.lift().unwrap();
+    path.assert_carried(&edge, FLOWS);
 }
