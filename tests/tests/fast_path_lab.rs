@@ -309,11 +309,15 @@ fn explain_agrees_with_where_flows_land_and_finds_them() {
         let target = scene.target(number % 2, PORTS[number % 4]);
         let mut flow = scene.flow(target);
         let landed = flow.exchange(LIMIT).unwrap().endpoint;
-        let (client, to) = (flow.source().unwrap().to_string(), target.to_string());
-        let asked = ["explain", "--edge", "--json", "--protocol", "udp", "--client", &client, "--to", &to];
+        let (client, to_text) = (flow.source().unwrap().to_string(), target.to_string());
+        let asked = ["explain", "--edge", "--json", "--protocol", "udp", "--client", &client, "--to", &to_text];
         let told: serde_json::Value = serde_json::from_str(&scene.ask(&asked).stdout).unwrap();
         assert_eq!(told["endpoint"], landed, "{told:#}");
         assert_eq!(told["flow"], serde_json::json!({ "exists": true, "endpoint": landed, "group": "both" }), "{told:#}");
+        let listed: serde_json::Value = serde_json::from_str(&scene.ask(&["flows", "--json", "--limit", "1000"]).stdout).unwrap();
+        let listed = listed.as_array().unwrap().iter().find(|flow| flow["client"] == client.as_str()).unwrap().clone();
+        let (path, endpoint, to) = (&listed["path"], &listed["endpoint"], &listed["to"]);
+        assert_eq!((path, endpoint, to), (&"kernel".into(), &told["endpoint"], &to_text.as_str().into()), "{listed:#}");
         flows.push(flow);
     }
     let listed = |status: &serde_json::Value| -> u64 {

@@ -20,6 +20,7 @@ pub mod edge;
 pub mod find;
 mod flow;
 pub mod limits;
+pub mod live;
 pub mod other_path;
 pub mod overflow;
 mod poll;

@@ -23,6 +23,7 @@ use crate::{
     client_ip::Leases,
     find::Inquiry,
     limits::FlowLimits,
+    live::{LiveFlow, Seen, Wanted},
     poll::{EventFlags, Poll, Source},
     routes::{Classifier, Routes},
     settings::EdgeSettings,
@@ -301,10 +302,23 @@ impl Worker {
     fn heard(&self) {
         let desk = &self.context.shared.desks[self.context.index];
         desk.waker.heard();
-        for Inquiry { flow, answer } in desk.taken() {
-            // Err: the asker has gone.
-            let _ = answer.send(self.find(&flow));
+        for inquiry in desk.taken() {
+            // Err, here and below: the asker has gone.
+            match inquiry {
+                Inquiry::Find { flow, answer } => _ = answer.send(self.find(&flow)),
+                Inquiry::List { wanted, from, most, answer } => _ = answer.send(self.list(&wanted, from, most)),
+            }
         }
+    }
+
+    fn list(&self, wanted: &Wanted, from: usize, most: usize) -> Option<Vec<LiveFlow>> {
+        let shared = &self.context.shared;
+        let (table, now) = (shared.routes.load(), self.context.now());
+        let mut flows = self.udp.seen(now).chain(self.tcp.seen(now)).skip(from).take(most).peekable();
+        flows.peek()?;
+        let take =
+            |(listener, seen): (usize, Seen)| wanted.take(&seen, &shared.settings.listeners[listener].name, &table.endpoints);
+        Some(flows.filter_map(take).collect())
     }
 
     fn find(&self, flow: &FlowKey) -> Option<EndpointId> {

@@ -7,6 +7,7 @@ use endpoint_group::{FlowKey, Protocol};
 
 use crate::{
     commands::{Ask, CONTROL, DrainArgs, StatusArgs, UndrainArgs, WeightArgs},
+    flows::FlowsArgs,
     logging::LogFormat,
 };
 
@@ -35,6 +36,8 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Show what a running edge knows and does.
     Status(StatusArgs),
+    /// List the live flows of a running edge, of both paths.
+    Flows(FlowsArgs),
     /// Set an endpoint's weight on a running edge, until the one in its file changes.
     Weight(WeightArgs),
     /// No new flows for an endpoint; or, for the edge, say that it is not ready.

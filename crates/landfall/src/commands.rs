@@ -15,6 +15,7 @@ use crate::{
     cli::ExplainArgs,
     control::status::{ChangeStatus, EndpointStatus, Status, UnheardStatus},
     control_socket::{self, Answer, Request, SocketError},
+    flows::{self, FlowsArgs},
     run,
 };
 
@@ -122,6 +123,23 @@ pub fn explain(args: &ExplainArgs) -> ExitCode {
         Ok(Answer { explanation: Some(explanation), .. }) => {
             // Err: whoever reads has read enough.
             let _ = io::stdout().write_all(explanation.print(args.json).as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(Answer { message, .. }) => complain(&message),
+        Err(error) => complain(&error),
+    }
+}
+
+/// Prints the live flows of a running edge.
+pub fn flows(args: &FlowsArgs) -> ExitCode {
+    match send(&args.ask.control, &Request::Flows(args.into())) {
+        Ok(Answer { flows: Some(flows), .. }) => {
+            let text = match args.json {
+                true => serde_json::to_string_pretty(&flows).unwrap_or_default() + "\n",
+                false => flows::render(&flows, args.limit),
+            };
+            // Err: whoever reads has read enough.
+            let _ = io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
         Ok(Answer { message, .. }) => complain(&message),

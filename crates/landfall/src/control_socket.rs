@@ -25,6 +25,7 @@ use crate::{
         status::Status,
     },
     explain::Explanation,
+    flows::{self, FlowStatus, FlowsRequest},
 };
 
 /// Longest line taken, in bytes.
@@ -51,6 +52,8 @@ pub enum Request {
         /// What is asked.
         to: SocketAddr,
     },
+    /// The live flows.
+    Flows(FlowsRequest),
     /// Set an endpoint's weight.
     Weight {
         /// Its name.
@@ -88,15 +91,18 @@ pub struct Answer {
     /// The answer to [`Request::Explain`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub explanation: Option<Explanation>,
+    /// The answer to [`Request::Flows`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<Vec<FlowStatus>>,
 }
 
 impl Answer {
     fn no(message: impl std::fmt::Display) -> Self {
-        Self { ok: false, message: message.to_string(), status: None, explanation: None }
+        Self { ok: false, message: message.to_string(), status: None, explanation: None, flows: None }
     }
 
     fn yes(message: impl Into<String>) -> Self {
-        Self { ok: true, message: message.into(), status: None, explanation: None }
+        Self { ok: true, message: message.into(), status: None, explanation: None, flows: None }
     }
 }
 
@@ -252,6 +258,16 @@ async fn answer(request: Request, control: &Control) -> Answer {
             };
             return match control.explain(FlowKey { protocol, client, to }).await {
                 Ok(explanation) => Answer { explanation: Some(explanation), ..Answer::yes("") },
+                Err(error) => Answer::no(error),
+            };
+        }
+        Request::Flows(request) => {
+            let wanted = match request.wanted() {
+                Ok(wanted) => wanted,
+                Err(reason) => return Answer::no(reason),
+            };
+            return match control.flows(wanted, request.limit.min(flows::MOST)).await {
+                Ok(flows) => Answer { flows: Some(flows), ..Answer::yes("") },
                 Err(error) => Answer::no(error),
             };
         }

@@ -14,7 +14,11 @@ use std::sync::{
     mpsc::{self, Sender},
 };
 
-use edge_listener::{access::Access, bind};
+use edge_listener::{
+    access::Access,
+    bind,
+    live::{LiveFlow, Wanted},
+};
 use endpoint_group::{EndpointId, FlowKey, Protocol, RoutingTable};
 use tokio::sync::oneshot;
 
@@ -78,6 +82,22 @@ impl Kernel {
         // Err, here and below: the thread has ended.
         let _ = self.jobs.send(Box::new(move |owner: &mut Owner| _ = answer.send(owner.find(client, to))));
         found.await.ok().flatten()
+    }
+
+    /// At most `most` flows that are wanted, in no order. Packets are forwarded meanwhile, so a flow that begins or ends may be missed.
+    pub async fn list(&self, wanted: &Arc<Wanted>, most: usize) -> Vec<LiveFlow> {
+        let mut flows = Vec::new();
+        let mut number = 0;
+        while flows.len() < most {
+            let (answer, found) = oneshot::channel();
+            let wanted = Arc::clone(wanted);
+            let left = most - flows.len();
+            let _ = self.jobs.send(Box::new(move |owner: &mut Owner| _ = answer.send(owner.list(&wanted, number, left))));
+            let Ok(Some(page)) = found.await else { break };
+            flows.extend(page);
+            number += 1;
+        }
+        flows
     }
 
     /// The devices that packets are to be taken from.

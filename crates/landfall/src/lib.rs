@@ -9,6 +9,7 @@ pub mod control;
 pub mod control_socket;
 pub mod demo;
 pub mod explain;
+pub mod flows;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;

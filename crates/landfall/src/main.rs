@@ -24,6 +24,7 @@ fn main() -> ExitCode {
             ExitCode::from(outcome.status)
         }
         Command::Status(args) => commands::status(&args),
+        Command::Flows(args) => commands::flows(&args),
         Command::Weight(args) => commands::weight(args),
         Command::Drain(args) => commands::drain(args),
         Command::Undrain(args) => commands::undrain(args),

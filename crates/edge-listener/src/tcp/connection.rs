@@ -1,6 +1,10 @@
 //! One connection, from its acceptance to its end: dialled, then relayed both ways as if client and endpoint were connected directly.
 
-use std::{io, net::SocketAddr, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use endpoint_group::{EndpointId, Protocol, Slot};
 
@@ -62,6 +66,11 @@ struct Dialling {
 }
 
 impl Connection {
+    /// How long no byte has moved.
+    pub fn quiet(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last)
+    }
+
     pub fn new(acceptor: usize, from: SocketAddr, slot: Slot, client: Leg, open: OpenFlow, now: Instant) -> Self {
         Self {
             acceptor,

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     bind::Bound,
+    live::Seen,
     poll::{ConnectionId, EventFlags, Source},
     reasons::CloseReason,
     timers::Timers,
@@ -86,6 +87,16 @@ impl Tcp {
     pub fn endpoint_of(&self, client: SocketAddr, to: SocketAddr) -> Option<EndpointId> {
         let at = self.acceptors.iter().position(|acceptor| acceptor.address == to)?;
         self.connections.values().find(|connection| connection.acceptor == at && connection.from == client)?.pinned
+    }
+
+    /// The connections, and their listeners. One that an endpoint has accepted counts as answered.
+    pub fn seen(&self, now: Instant) -> impl Iterator<Item = (usize, Seen)> {
+        self.connections.values().map(move |connection| {
+            let Acceptor { listener, address, .. } = self.acceptors[connection.acceptor];
+            let (endpoint, quiet) = (connection.pinned, connection.quiet(now));
+            let answered = endpoint.is_some();
+            (listener, Seen { protocol: Protocol::Tcp, client: connection.from, to: address, endpoint, answered, quiet })
+        })
     }
 
     /// When something is due next.

@@ -18,6 +18,7 @@ use super::{batch::Batch, flow::Flow, mail::Mail, receive::Coalescing, sender::S
 use crate::{
     account::Counters,
     bind::Bound,
+    live::Seen,
     poll::{EventFlags, FlowId, Source},
     reasons::CloseReason,
     routes::Classifier,
@@ -120,6 +121,16 @@ impl Udp {
     pub fn endpoint_of(&self, client: SocketAddr, to: SocketAddr) -> Option<EndpointId> {
         let receiver = self.receivers.iter().find(|receiver| receiver.address == to)?;
         self.flows.get(*receiver.flows.get(&client)?).map(Flow::endpoint)
+    }
+
+    /// The flows, and their listeners.
+    pub fn seen(&self, now: Instant) -> impl Iterator<Item = (usize, Seen)> {
+        self.flows.values().map(move |flow| {
+            let Receiver { listener, address, .. } = self.receivers[flow.receiver];
+            let (answered, quiet) = (flow.answered, now.saturating_duration_since(flow.last));
+            let endpoint = Some(flow.endpoint());
+            (listener, Seen { protocol: Protocol::Udp, client: flow.client, to: address, endpoint, answered, quiet })
+        })
     }
 
     /// When a flow may have to end next.

@@ -1,15 +1,16 @@
 //! What can be asked of the control loop, and the handle to ask it with.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use edge_listener::Finder;
-use endpoint_group::{EndpointId, FlowKey};
+use edge_listener::{Finder, live::Wanted};
+use endpoint_group::{EndpointId, FlowKey, Name};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{endpoints::Exhausted, status::Status};
 use crate::{
     config::LoadError,
     explain::{self, ExplainError, Explanation},
+    flows::FlowStatus,
     kernel::Kernel,
 };
 
@@ -79,6 +80,16 @@ pub enum OrderError {
 /// Why a flow was not explained.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
+    /// A name that the config does not have.
+    #[error("there is no {what} {name}; those there are: {}", .there.join(", "))]
+    Unknown {
+        /// What was named.
+        what: &'static str,
+        /// As given.
+        name: String,
+        /// The names there are.
+        there: Vec<String>,
+    },
     /// There can be no such flow.
     #[error(transparent)]
     Explain(#[from] ExplainError),
@@ -115,6 +126,16 @@ pub enum ReloadError {
     Stopping,
 }
 
+/// Whether `name`, if there is one, is among those `there`.
+fn known<'a>(what: &'static str, name: Option<&Name>, there: impl Iterator<Item = &'a str>) -> Result<(), AskError> {
+    let Some(name) = name else { return Ok(()) };
+    let there: Vec<_> = there.map(str::to_owned).collect();
+    if there.iter().any(|other| other == name.as_str()) {
+        return Ok(());
+    }
+    Err(AskError::Unknown { what, name: name.to_string(), there })
+}
+
 /// A handle to the loop.
 #[derive(Debug, Clone)]
 pub struct Control {
@@ -145,6 +166,23 @@ impl Control {
         let (answer, explanation) = oneshot::channel();
         self.commands.send(Command::Explain(flow, pinned, answer)).await.map_err(|_| AskError::Stopping)?;
         Ok(explanation.await.map_err(|_| AskError::Stopping)??)
+    }
+
+    /// At most `most` live flows that are wanted, those in the kernel first.
+    pub async fn flows(&self, wanted: Wanted, most: usize) -> Result<Vec<FlowStatus>, AskError> {
+        let status = self.status().await.ok_or(AskError::Stopping)?;
+        let listeners = status.listeners.iter().map(|listener| listener.name.as_str());
+        known("listener", wanted.listener.as_ref(), listeners)?;
+        let endpoints = status.endpoint_groups.iter().flat_map(|group| &group.endpoints);
+        known("endpoint", wanted.endpoint.as_ref(), endpoints.map(|endpoint| endpoint.name.as_str()))?;
+        let wanted = Arc::new(wanted);
+        let in_kernel = match &self.kernel {
+            Some(kernel) => kernel.list(&wanted, most).await,
+            None => Vec::new(),
+        };
+        let in_user_space = self.finder.list(&wanted, most - in_kernel.len()).await;
+        let kernel = in_kernel.iter().map(|flow| FlowStatus::new("kernel", flow));
+        Ok(kernel.chain(in_user_space.iter().map(|flow| FlowStatus::new("user", flow))).collect())
     }
 
     /// Reads the file again and applies it whole, or says why not and changes nothing.

@@ -14,10 +14,11 @@ use std::{
 
 use edge_listener::{
     account::Books,
+    live::{LiveFlow, Seen, Wanted},
     other_path::{Pinned, Reading, Tally},
 };
-use endpoint_group::{EndpointId, Name, RoutingTable, table::TableEndpoint};
-use fast_path::{DropReason, EndReason, Error, FastPath, ListenerCounters, Refusals, Sweep};
+use endpoint_group::{EndpointId, Name, Protocol, RoutingTable, table::TableEndpoint};
+use fast_path::{DropReason, EndReason, Error, FastPath, FlowEntry, ListenerCounters, Refusals, Sweep};
 use tokio::sync::oneshot;
 
 use super::{Job, Kernel, devices::Devices, lister::Lister, start::Ready, ways::Ways};
@@ -37,6 +38,8 @@ pub(super) struct Owner {
     ways: Ways,
     /// By place in the kernel, indices of the configuration.
     listeners: Arc<[usize]>,
+    /// Likewise, their names.
+    names: Vec<Name>,
     books: Arc<Books>,
     /// Those of the table published last.
     endpoints: Arc<[TableEndpoint]>,
@@ -55,7 +58,7 @@ pub(super) struct Owner {
 impl Ready {
     /// Starts the owner's thread. What the kernel counts goes into `books`; the endpoints that refuse come out.
     pub fn start(self, books: Arc<Books>, table: &RoutingTable) -> io::Result<(Kernel, Option<Refusals>)> {
-        let Self { mut fast_path, devices, ways, listeners } = self;
+        let Self { mut fast_path, devices, ways, listeners, names } = self;
         let listeners: Arc<[usize]> = listeners.into();
         let refusals = fast_path.refusals();
         let owner = Owner {
@@ -64,6 +67,7 @@ impl Ready {
             lister: Lister::start()?,
             ways,
             listeners: Arc::clone(&listeners),
+            names,
             books,
             endpoints: Arc::clone(&table.endpoints),
             unpublished: None,
@@ -146,6 +150,19 @@ impl Owner {
                 None
             }
         }
+    }
+
+    /// At most `most` flows that are wanted, of the NAT address with this number; `None` if there is none.
+    pub(super) fn list(&self, wanted: &Wanted, number: usize, most: usize) -> Option<Vec<LiveFlow>> {
+        let now = fast_path::clock();
+        let take = |flow: FlowEntry| {
+            let FlowEntry { client, to, endpoint, answered, last, .. } = flow;
+            let quiet = now.saturating_sub(last);
+            let seen = Seen { protocol: Protocol::Udp, client, to, endpoint: Some(endpoint), answered, quiet };
+            wanted.take(&seen, self.names.get(flow.listener)?, &self.endpoints)
+        };
+        (number < self.fast_path.addresses())
+            .then(|| self.fast_path.flows_of_address(number).filter_map(take).take(most).collect())
     }
 
     pub(super) fn devices(&self) -> Vec<DeviceStatus> {

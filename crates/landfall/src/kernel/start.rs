@@ -1,7 +1,7 @@
 //! Whether the kernel forwards, decided once at the start: what the file wants, what it allows and what the host lets.
 
 use edge_listener::{bind, settings::OnUnhealthy};
-use endpoint_group::RoutingTable;
+use endpoint_group::{Name, RoutingTable};
 use fast_path::{FastPath, Limits, NatPool, Settings, Timeouts};
 
 use super::{devices::Devices, ways::Ways};
@@ -25,6 +25,7 @@ pub struct Ready {
     pub(super) devices: Devices,
     pub(super) ways: Ways,
     pub(super) listeners: Vec<usize>,
+    pub(super) names: Vec<Name>,
 }
 
 /// Who forwards what.
@@ -125,9 +126,10 @@ fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
     let mut devices = Devices::new(config);
     let up = fast_path::devices().map_err(|error| format!("the devices of this host cannot be listed: {error}"))?;
     devices.look(&mut fast_path, &up);
+    let names = listeners.iter().map(|&index| config.listeners[index].settings.name.clone()).collect();
     let ways = Ways::new(config, &listeners);
     match devices.lack(&fast_path).or_else(|| ways.first_unheard(&mut fast_path, &devices, &up)) {
-        None => Ok(Ready { fast_path, devices, ways, listeners }),
+        None => Ok(Ready { fast_path, devices, ways, listeners, names }),
         Some(reason) => Err(reason),
     }
 }
