@@ -11,6 +11,7 @@ use crate::{
     access::AccessLists,
     account::Books,
     bind::{self, BindError},
+    dispatch::Dispatcher,
     find::Finder,
     limits::FlowLimits,
     settings::EdgeSettings,
@@ -21,6 +22,8 @@ use crate::{
 pub struct Edge {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// Acts for as long as this lives.
+    _dispatcher: Option<Box<dyn Dispatcher>>,
 }
 
 /// The edge could not start. Nothing is left bound.
@@ -41,8 +44,17 @@ pub enum StartError {
 
 impl Edge {
     /// Binds everything, then starts the workers. `routes` has one table for each of `settings.listeners`, in the same order.
-    pub fn start(settings: EdgeSettings, routes: Arc<Routes>, observer: Arc<dyn PassiveObserver>) -> Result<Self, StartError> {
-        let sockets = bind::bind_all(&settings)?;
+    /// `dispatcher`, if there is one, spares the listeners that it serves a socket for each port.
+    pub fn start(
+        settings: EdgeSettings,
+        routes: Arc<Routes>,
+        observer: Arc<dyn PassiveObserver>,
+        mut dispatcher: Option<Box<dyn Dispatcher>>,
+    ) -> Result<Self, StartError> {
+        let sockets = match &mut dispatcher {
+            Some(dispatcher) => bind::bind_all(&settings, Some(&mut **dispatcher))?,
+            None => bind::bind_all(&settings, None)?,
+        };
         let names = settings.listeners.iter().map(|listener| listener.name.clone()).collect();
         let books = Books::new(names, settings.workers.get());
         let access = Arc::new(AccessLists::new(settings.listeners.iter().map(|listener| listener.access.clone())));
@@ -54,7 +66,7 @@ impl Edge {
         // All before the first runs: a failure must not leave half the workers running.
         let contexts = (0..sockets.len()).map(|index| Context::new(Arc::clone(&shared), index).map_err(failed(index)));
         let contexts = contexts.collect::<Result<Vec<_>, _>>()?;
-        let mut edge = Self { shared, workers: Vec::new() };
+        let mut edge = Self { shared, workers: Vec::new(), _dispatcher: dispatcher };
         for (index, (sockets, context)) in sockets.into_iter().zip(contexts).enumerate() {
             let builder = thread::Builder::new().name(format!("worker-{index}"));
             edge.workers.push(builder.spawn(move || worker::run(context, sockets)).map_err(failed(index))?);

@@ -4,7 +4,7 @@
 //! between a packet and its endpoint. What workers share is read-only (the routing table, swapped whole) or counted (limits, metrics).
 //! The files follow the packet:
 //!
-//! 1. [`bind`]: a socket per static IP, port, protocol and worker.
+//! 1. [`bind`]: a socket per static IP, port, protocol and worker, or one for many ports by [`dispatch`].
 //! 2. `tcp::accept`, `udp::receive`: connections or datagrams arrive; [`access`] and [`limits`] may refuse them.
 //! 3. [`routes`]: the slot's endpoint is looked up in the routing table.
 //! 4. `tcp::dial`, `udp::flow` and `udp::upstream`: the flow is pinned to an endpoint, or to the next in rank.
@@ -16,6 +16,7 @@ pub mod access;
 pub mod account;
 pub mod bind;
 pub mod client_ip;
+pub mod dispatch;
 pub mod edge;
 pub mod find;
 mod flow;
@@ -34,6 +35,7 @@ mod udp;
 mod wake;
 mod worker;
 
+pub use dispatch::Dispatcher;
 pub use edge::{Edge, StartError};
 pub use find::Finder;
 pub use reasons::{CloseReason, DropReason};

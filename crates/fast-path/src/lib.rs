@@ -23,6 +23,9 @@
 //! 3. [`FastPath::publish`]: a routing table. Every packet from then on is decided by it, flows in being included; nothing is scanned.
 //! 4. [`FastPath::sweep`]: ends the flows whose time is over. [`FastPath::flows`] and [`FastPath::counters`] show what is there.
 //!
+//! Apart from all that, [`Dispatcher`] and its program `bpf/sk_lookup.c` give the listeners that are forwarded in user space one socket for
+//! many ports: `docs/decisions/0014-one-socket-for-many-ports.md`.
+//!
 //! Layouts, memory and what was decided against: `docs/decisions/0009-fast-path-maps.md`.
 
 mod counters;
@@ -34,15 +37,15 @@ mod unavailable;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
 mod kernel;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
-pub use kernel::{FastPath, Refusals, clock, devices, test_support};
+pub use kernel::{Dispatcher, FastPath, Refusals, clock, devices, test_support};
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
 mod stub;
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
-pub use stub::{FastPath, Refusals, clock, devices};
+pub use stub::{Dispatcher, FastPath, Refusals, clock, devices};
 
 pub use counters::{Counters, EndpointCounters, ListenerCounters, Traffic};
 pub use flow::{FlowEntry, Sweep, Timeouts};
 pub use reasons::{DropReason, EndReason};
-pub use settings::{Access, Limits, Listener, NatPool, Settings};
+pub use settings::{Access, Dispatched, Limits, Listener, NatPool, Settings};
 pub use unavailable::{Error, Unavailable};

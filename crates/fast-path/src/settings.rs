@@ -7,7 +7,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use endpoint_group::Affinity;
+use endpoint_group::{Affinity, Protocol};
 use ipnet::IpNet;
 
 /// The most NAT addresses, of both families together.
@@ -29,6 +29,27 @@ pub struct Settings {
     /// Whether sockets of this host also receive UDP at the static IPs or NAT addresses. Fragments whose first is not known may then be
     /// theirs, and go to the host; else they are dropped.
     pub shared_with_sockets: bool,
+}
+
+/// The ports of a listener that is forwarded in user space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dispatched {
+    /// Served on every static IP; no other listener has them for the same protocol.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// Whether they are ports of TCP.
+    pub tcp: bool,
+    /// Whether they are ports of UDP.
+    pub udp: bool,
+}
+
+impl Dispatched {
+    /// Whether they are ports of `protocol`.
+    pub fn serves(&self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self.tcp,
+            Protocol::Udp => self.udp,
+        }
+    }
 }
 
 /// The UDP part of one listener.

@@ -1,14 +1,46 @@
 //! The interface where there is no fast path: loading says so, and nothing else can be called.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use endpoint_group::{EndpointId, RoutingTable};
+use endpoint_group::{EndpointId, Protocol, RoutingTable};
 
-use crate::{Access, Counters, Error, FlowEntry, Settings, Sweep, Unavailable};
+use crate::{Access, Counters, Dispatched, Error, FlowEntry, Settings, Sweep, Unavailable};
 
 /// No fast path: there is no value of this type.
 #[derive(Debug)]
 pub enum FastPath {}
+
+/// No program that chooses sockets: there is no value of this type.
+#[derive(Debug)]
+pub enum Dispatcher {}
+
+#[allow(clippy::missing_errors_doc, reason = "none of these can be called, or each says why there is none")]
+impl Dispatcher {
+    /// Says why there is none.
+    pub fn available() -> Result<(), Unavailable> {
+        Err(Unavailable::Platform)
+    }
+
+    /// Says why there is none.
+    pub fn start(_static_ips: &[IpAddr], _listeners: &[Dispatched]) -> Result<Self, Unavailable> {
+        Err(Unavailable::Platform)
+    }
+
+    /// Cannot be called.
+    #[cfg(unix)]
+    pub fn hand_over(
+        &mut self,
+        _listener: usize,
+        _protocol: Protocol,
+        _ip: IpAddr,
+        _socket: std::os::fd::BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        match *self {}
+    }
+}
 
 /// No ICMP errors from a fast path that is not there.
 #[derive(Debug)]

@@ -18,6 +18,9 @@ pub enum Unavailable {
         "the kernel cannot run the fast path ({0}): it needs Linux 6.6 or newer with CONFIG_BPF_SYSCALL, CONFIG_BPF_JIT and BTF"
     )]
     Kernel(String),
+    /// The kernel does not let a program choose sockets.
+    #[error("the kernel lets no program choose sockets ({0}): it needs Linux 5.9 or newer with CONFIG_BPF_SYSCALL and BTF")]
+    Lookup(String),
     /// The settings make no sense.
     #[error("the fast path cannot be set up: {0}")]
     Settings(String),

@@ -13,7 +13,7 @@ use serde::Serialize;
 pub use self::shares::FEWEST_SLOTS;
 use self::shares::{FewSlots, ListenerShares};
 use crate::{
-    config::{Capacity, Config, ConfigErrors, Diagnostic, Group, Host, Listener, LoadError},
+    config::{Capacity, Config, ConfigErrors, Diagnostic, Group, Host, Listener, LoadError, PortSockets},
     control::status::path_words,
 };
 
@@ -72,6 +72,9 @@ fn text(path: &Path, config: &Config, host: &Host) -> String {
         let _ = writeln!(out, "# endpoint group {}: {reason}; {cure}", few.name);
     }
     let _ = writeln!(out, "\n# {}", capacity_line(&DescriptorUse::new(config, host)));
+    for sentence in config.listeners.iter().filter_map(|listener| config.port_sentence(listener, host)) {
+        let _ = writeln!(out, "# {sentence}");
+    }
     forwarding_lines(&mut out, config);
     let _ = writeln!(out, "\n# shares of new flows while every endpoint is healthy, by the slots that each really holds");
     for listener in &listeners {
@@ -232,13 +235,24 @@ struct Shares<'a> {
     /// The path of its UDP, and why it is not the kernel's.
     forwarding: &'static str,
     forwarding_reason: String,
+    /// Its listening sockets.
+    sockets: u64,
+    /// Whether one takes what comes for all ports, on each static IP, for each protocol, by each worker.
+    one_socket_for_all_ports: bool,
     shares: BTreeMap<&'a str, f64>,
 }
 
 impl<'a> Shares<'a> {
-    fn new((listener, (forwarding, forwarding_reason)): (&'a ListenerShares, (&'static str, String))) -> Self {
-        let shares = listener.slots.iter().map(|(name, slots)| (name.as_str(), share(*slots)));
-        Self { name: listener.name.as_str(), forwarding, forwarding_reason, shares: shares.collect() }
+    fn new(shares: &'a ListenerShares, listener: &Listener, config: &Config, host: &Host) -> Self {
+        let (forwarding, forwarding_reason) = forwarding(config, listener);
+        Self {
+            name: shares.name.as_str(),
+            forwarding,
+            forwarding_reason,
+            sockets: config.appetite(listener, host).sockets,
+            one_socket_for_all_ports: config.port_sockets(listener, host) == PortSockets::OneForAll,
+            shares: shares.slots.iter().map(|(name, slots)| (name.as_str(), share(*slots))).collect(),
+        }
     }
 }
 
@@ -263,8 +277,8 @@ fn json(outcome: Result<&Config, &LoadError>, host: &Host) -> String {
             (listeners, few) = shares::shares(config);
             report.warnings = config.warnings.iter().map(Finding::from).chain(few.iter().map(Finding::from)).collect();
             report.capacity = Some(DescriptorUse::new(config, host));
-            let paths = config.listeners.iter().map(|listener| forwarding(config, listener));
-            report.listeners = listeners.iter().zip(paths).map(Shares::new).collect();
+            let both = listeners.iter().zip(&config.listeners);
+            report.listeners = both.map(|(shares, listener)| Shares::new(shares, listener, config, host)).collect();
             report.nat_capacity = NatCapacity { ipv4: config.nat_capacity(false), ipv6: config.nat_capacity(true) };
             report.endpoint_groups = config.endpoint_groups.iter().map(bound).collect();
         }

@@ -1,9 +1,11 @@
-//! The in-kernel path of this edge: which listeners it has (`start`), and the thread that owns it (`owner`).
+//! The in-kernel path of this edge: which listeners it has (`start`), and the thread that owns it (`owner`). And what the kernel does for
+//! listeners of many ports that it does not forward (`dispatch`).
 //!
 //! The control loop publishes to it before it publishes to workers; whoever asks anything asks the owner's thread, which looks for
 //! flows that are over each second and lets others in between two parts of that.
 
 mod devices;
+mod dispatch;
 mod lister;
 mod owner;
 mod start;
@@ -22,7 +24,10 @@ use edge_listener::{
 use endpoint_group::{EndpointId, FlowKey, Protocol, RoutingTable};
 use tokio::sync::oneshot;
 
-pub use self::start::{Decision, Ready, Required, decide};
+pub use self::{
+    dispatch::{Dispatcher, NoDispatcher, dispatcher},
+    start::{Decision, Ready, Required, decide},
+};
 use self::{owner::Owner, ways::Ways};
 use crate::{
     config::{Config, ForwardingPath},

@@ -30,7 +30,7 @@ use crate::{
         state::State,
     },
     control_socket::{ControlSocket, SocketError},
-    kernel::{self, Kernel, Ready, Required},
+    kernel::{self, Kernel, NoDispatcher, Ready, Required},
     metrics::Metrics,
     resolve::{Dns, resolver},
 };
@@ -68,6 +68,9 @@ pub enum RunError {
     /// The kernel is to forward, and cannot.
     #[error(transparent)]
     Required(#[from] Required),
+    /// One socket is to serve many ports, and cannot.
+    #[error(transparent)]
+    Dispatcher(#[from] NoDispatcher),
     /// The thread of the in-kernel path could not be started.
     #[error("cannot start the thread of the fast path: {0}; check the limit on threads")]
     Kernel(io::Error),
@@ -150,6 +153,8 @@ impl Accelerator {
         };
         let mut decision = kernel::decide(&config)?;
         let settings = edge_settings(&config, decision.ready.as_ref());
+        let dispatcher = kernel::dispatcher(&config, &host, &settings)?;
+        let dispatcher = dispatcher.map(|dispatcher| Box::new(dispatcher) as Box<dyn edge_listener::Dispatcher>);
         let edge_name = config.edge.name.clone();
         let (resolver, resolutions) = resolver(Dns::new(config.edge.resolvers.clone()));
         let anycast = config.anycast.clone();
@@ -162,7 +167,7 @@ impl Accelerator {
         let routes = Arc::new(Routes::new(state.table()));
         let (checker, probes, reports) = checker(NetProber, fastrand::Rng::new());
         let observer = Arc::new(ProbeAtOnce(checker.clone()));
-        let edge = Edge::start(settings, Arc::clone(&routes), observer)?;
+        let edge = Edge::start(settings, Arc::clone(&routes), observer, dispatcher)?;
         let books = Arc::clone(edge.books());
         let metrics = Metrics::new(&books, edge_name.as_str())?;
         // What is bound is ours: no other edge of this host has the device.

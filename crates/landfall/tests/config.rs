@@ -22,6 +22,7 @@ fn host() -> Host {
         descriptors: 524_288,
         congestion: Vec::new(),
         ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
     }
 }
 

@@ -8,7 +8,14 @@ use anycast::{decide::WhenIsolated, reconcile::Carrier};
 use landfall::config::{Anycast, Config, ConfigErrors, Host};
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 524_288, congestion: Vec::new(), ephemeral: Vec::new() }
+    Host {
+        name: "lab".into(),
+        cores: NonZeroUsize::MIN,
+        descriptors: 524_288,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
+    }
 }
 
 /// A file of two static IPs; `[anycast]` begins on line 5.

@@ -8,7 +8,14 @@ use landfall::config::{Config, ConfigErrors, ForwardingPath, Host};
 
 fn host() -> Host {
     let ephemeral = vec![32_768..=60_999];
-    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 524_288, congestion: Vec::new(), ephemeral }
+    Host {
+        name: "lab".into(),
+        cores: NonZeroUsize::MIN,
+        descriptors: 524_288,
+        congestion: Vec::new(),
+        ephemeral,
+        no_dispatcher: Some("a test".into()),
+    }
 }
 
 /// A file with one UDP listener, its static IPs and its endpoint.

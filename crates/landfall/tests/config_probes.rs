@@ -21,7 +21,14 @@ const CERTIFICATE: &str = include_str!("configs/ca.pem");
 const LINE: usize = 11;
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 4096, congestion: Vec::new(), ephemeral: Vec::new() }
+    Host {
+        name: "lab".into(),
+        cores: NonZeroUsize::MIN,
+        descriptors: 4096,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
+    }
 }
 
 fn parse(text: &str) -> Config {

@@ -10,7 +10,14 @@ use landfall::config::{Config, ConfigErrors, Diagnostic, Host};
 
 fn host() -> Host {
     let congestion = ["reno", "cubic"].map(str::to_owned).into();
-    Host { name: "lab".into(), cores: NonZeroUsize::new(4).unwrap(), descriptors: 524_288, congestion, ephemeral: Vec::new() }
+    Host {
+        name: "lab".into(),
+        cores: NonZeroUsize::new(4).unwrap(),
+        descriptors: 524_288,
+        congestion,
+        ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
+    }
 }
 
 /// A file whose listener has its further keys from line 10 on, and the only endpoint of its group at `address`.

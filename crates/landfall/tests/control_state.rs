@@ -41,8 +41,14 @@ endpoints = [{ name = "us-1", address = "10.0.1.1" }]
 "#;
 
 fn parse(text: &str) -> Config {
-    let host =
-        Host { name: "t".into(), cores: NonZeroUsize::MIN, descriptors: 20_000, congestion: Vec::new(), ephemeral: Vec::new() };
+    let host = Host {
+        name: "t".into(),
+        cores: NonZeroUsize::MIN,
+        descriptors: 20_000,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
+    };
     Config::parse(text, &host).unwrap()
 }
 

@@ -44,6 +44,7 @@ fn assert_valid(what: &str, text: &str) {
         descriptors: 524_288,
         congestion: Vec::new(),
         ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
     };
     let config = Config::parse(text, &host).unwrap_or_else(|errors| panic!("{what}: {errors:?}"));
     assert!(config.warnings.is_empty(), "{what}: {:?}", config.warnings);

@@ -97,8 +97,14 @@ fn scrape() -> String {
          [[endpoint_groups]]\nname = \"g\"\nhealth_check = {{ protocol = \"udp\", send = \"ping\" }}\n\
          endpoints = [{{ name = \"e\", address = \"127.0.0.1\" }}, {{ name = \"n\", address = \"e.example.com\", weight = 0 }}]\n"
     );
-    let host =
-        Host { name: "doc1".into(), cores: NonZeroUsize::MIN, descriptors: 4096, congestion: Vec::new(), ephemeral: Vec::new() };
+    let host = Host {
+        name: "doc1".into(),
+        cores: NonZeroUsize::MIN,
+        descriptors: 4096,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
+    };
     let config = Config::parse(&file, &host).unwrap();
     let settings = EdgeSettings {
         static_ips: config.edge.announce.clone(),
@@ -115,7 +121,7 @@ fn scrape() -> String {
     let transition = state.report(&healthy(&state, now, outcome.clone())).unwrap();
     assert!(state.rebuild(now));
 
-    let edge = Edge::start(settings, Arc::new(Routes::new(state.table())), Arc::new(Deaf)).unwrap();
+    let edge = Edge::start(settings, Arc::new(Routes::new(state.table())), Arc::new(Deaf), None).unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.send_to(b"hello", ("127.0.99.1", port)).unwrap();
     // A flow is pinned before its first datagram goes out.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use endpoint_group::{FlowKey, Protocol};
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
 
 use super::{
     connection::{Connection, Event},
@@ -34,12 +34,15 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Connections accepted before others get a turn.
 const BURST: usize = 32;
 
-/// One static IP and port, as one worker serves it.
+/// One static IP and port, as one worker serves it; or all ports of a listener there.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     pub listener: usize,
     pub settings: TcpSettings,
+    /// Where the socket is bound.
     pub address: SocketAddr,
+    /// Whether connections to the listener's other ports come here too.
+    pub many: bool,
     pub classifier: Classifier,
     pub counters: Arc<Counters>,
     /// `None` once it is closed for a drain.
@@ -68,6 +71,7 @@ impl Tcp {
     /// Whether there may be another.
     fn accept_one(&mut self, context: &Context, at: usize, udp: &mut Udp) -> io::Result<bool> {
         let Some(socket) = &self.acceptors[at].socket else { return Ok(false) };
+        let (address, many) = (self.acceptors[at].address, self.acceptors[at].many);
         let (stream, client) = match acceptfrom_with(&**socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((stream, client)) => (stream, client.and_then(|client| SocketAddr::try_from(client).ok())),
             Err(rustix::io::Errno::AGAIN) => return Ok(false),
@@ -75,8 +79,9 @@ impl Tcp {
             Err(rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => return Ok(true),
             Err(error) => return Err(error.into()),
         };
-        if let Some(client) = client
-            && let Err(reason) = self.take(context, at, stream, client, udp)
+        let to = if many { getsockname(&stream).ok().and_then(|to| SocketAddr::try_from(to).ok()) } else { Some(address) };
+        if let (Some(client), Some(to)) = (client, to)
+            && let Err(reason) = self.take(context, at, stream, (client, to), udp)
         {
             self.acceptors[at].counters.count_drop(reason);
         }
@@ -88,18 +93,18 @@ impl Tcp {
         context: &Context,
         at: usize,
         stream: OwnedFd,
-        client: SocketAddr,
+        (client, to): (SocketAddr, SocketAddr),
         udp: &mut Udp,
     ) -> Result<(), DropReason> {
-        let Acceptor { listener, address, classifier, ref counters, .. } = self.acceptors[at];
+        let Acceptor { listener, classifier, ref counters, .. } = self.acceptors[at];
         let leg = Leg::accepted(stream);
-        let slot = classifier.slot(&FlowKey { protocol: Protocol::Tcp, client, to: address });
+        let slot = classifier.slot(&FlowKey { protocol: Protocol::Tcp, client, to });
         if context.shared.routes.choose(listener, slot).is_none() {
             return Err(DropReason::NoEndpoint);
         }
         let mut make_room = || udp.evict(listener);
         let open = OpenFlow::admit(context, listener, Protocol::Tcp, counters, client.ip(), &mut make_room)?;
-        let id = self.connections.insert(Connection::new(at, client, slot, leg, open, context.now()));
+        let id = self.connections.insert(Connection::new(at, (client, to), slot, leg, open, context.now()));
         let connection = &self.connections[id];
         self.timers.set(connection.due, id);
         self.handle(context, id, Event::Accepted);

@@ -41,6 +41,8 @@ pub(super) struct Connection {
     /// The place of its acceptor.
     pub acceptor: usize,
     pub from: SocketAddr,
+    /// The static IP and port that the client addressed.
+    pub to: SocketAddr,
     slot: Slot,
     client: Leg,
     endpoint: Option<Leg>,
@@ -71,10 +73,18 @@ impl Connection {
         now.saturating_duration_since(self.last)
     }
 
-    pub fn new(acceptor: usize, from: SocketAddr, slot: Slot, client: Leg, open: OpenFlow, now: Instant) -> Self {
+    pub fn new(
+        acceptor: usize,
+        (from, to): (SocketAddr, SocketAddr),
+        slot: Slot,
+        client: Leg,
+        open: OpenFlow,
+        now: Instant,
+    ) -> Self {
         Self {
             acceptor,
             from,
+            to,
             slot,
             client,
             endpoint: None,
@@ -130,7 +140,7 @@ impl Connection {
         tools: &mut Tools<'_>,
     ) -> Result<(), CloseReason> {
         let Some(dialling) = &mut self.dial else { return Ok(()) };
-        let attempt = dialling.dial.next(context, acceptor, self.slot, self.from, id)?;
+        let attempt = dialling.dial.next(context, acceptor, self.slot, (self.from, self.to), id)?;
         let Attempt { leg, endpoint, due, connected } = attempt;
         dialling.endpoint = Some(endpoint);
         // One that was tried before is reset.
@@ -185,7 +195,7 @@ impl Connection {
         self.open.pin(context, endpoint);
         self.last = context.now();
         self.due = self.last + acceptor.settings.idle_timeout;
-        if let Some(header) = acceptor.settings.client_ip.header(Protocol::Tcp, self.from, acceptor.address) {
+        if let Some(header) = acceptor.settings.client_ip.header(Protocol::Tcp, self.from, self.to) {
             // The send buffer is empty and takes it whole, or the connection is gone.
             if !leg.write(&header).is_ok_and(|written| written == header.len()) {
                 return Err(CloseReason::EndpointReset);

@@ -38,14 +38,14 @@ impl Dial {
         context: &Context,
         acceptor: &Acceptor,
         slot: Slot,
-        client: SocketAddr,
+        (client, to): (SocketAddr, SocketAddr),
         id: ConnectionId,
     ) -> Result<Attempt, CloseReason> {
         while self.tried.len() < acceptor.settings.connect_attempts.get() {
             // Looked up anew for every attempt: the table may have learnt of the death meanwhile.
             let Some(endpoint) = context.shared.routes.next(acceptor.listener, slot, &self.tried) else { break };
             self.tried.push(endpoint);
-            match begin(context, acceptor, client, endpoint, id) {
+            match begin(context, acceptor, (client, to), endpoint, id) {
                 Ok((leg, connected)) => {
                     let due = context.now() + acceptor.settings.connect_timeout;
                     return Ok(Attempt { leg, endpoint, due, connected });
@@ -85,11 +85,11 @@ impl Dial {
 fn begin(
     context: &Context,
     acceptor: &Acceptor,
-    client: SocketAddr,
+    (client, to): (SocketAddr, SocketAddr),
     endpoint: EndpointId,
     id: ConnectionId,
 ) -> io::Result<(Leg, bool)> {
-    let address = context.shared.routes.load().endpoint(endpoint).map(|e| e.target.address(acceptor.address.port()));
+    let address = context.shared.routes.load().endpoint(endpoint).map(|e| e.target.address(to.port()));
     let Some(address) = address else { return Err(io::Error::from_raw_os_error(libc::ENXIO)) };
     let fell_back = |error: &io::Error| client_ip::fell_back(context, &acceptor.counters, client, address, error);
     let mut socket = open(acceptor, address)?;

@@ -54,7 +54,7 @@ impl Tcp {
     /// Takes over `sockets` and begins to listen to them.
     pub fn new(context: &Context, sockets: Vec<Bound<TcpListener>>) -> Self {
         let mut acceptors = Vec::new();
-        for Bound { listener, address, socket } in sockets {
+        for Bound { listener, address, many, socket } in sockets {
             let Some(settings) = context.shared.settings.listeners[listener].tcp.clone() else { continue };
             let socket = Arc::new(socket);
             if let Err(error) = context.poll.add(&*socket, Source::Acceptor(acceptors.len()), EventFlags::IN) {
@@ -63,7 +63,7 @@ impl Tcp {
             }
             context.shared.books.overflow().watch(&socket, listener, Protocol::Tcp);
             let (classifier, counters) = (context.classifier(listener), context.counters(listener, Protocol::Tcp));
-            acceptors.push(Acceptor { listener, settings, address, classifier, counters, socket: Some(socket) });
+            acceptors.push(Acceptor { listener, settings, address, many, classifier, counters, socket: Some(socket) });
         }
         Self {
             acceptors,
@@ -85,17 +85,16 @@ impl Tcp {
 
     /// Which endpoint the connection from `client` to `to` is pinned to. Looks at every connection.
     pub fn endpoint_of(&self, client: SocketAddr, to: SocketAddr) -> Option<EndpointId> {
-        let at = self.acceptors.iter().position(|acceptor| acceptor.address == to)?;
-        self.connections.values().find(|connection| connection.acceptor == at && connection.from == client)?.pinned
+        self.connections.values().find(|connection| connection.to == to && connection.from == client)?.pinned
     }
 
     /// The connections, and their listeners. One that an endpoint has accepted counts as answered.
     pub fn seen(&self, now: Instant) -> impl Iterator<Item = (usize, Seen)> {
         self.connections.values().map(move |connection| {
-            let Acceptor { listener, address, .. } = self.acceptors[connection.acceptor];
+            let listener = self.acceptors[connection.acceptor].listener;
             let (endpoint, quiet) = (connection.pinned, connection.quiet(now));
             let answered = endpoint.is_some();
-            (listener, Seen { protocol: Protocol::Tcp, client: connection.from, to: address, endpoint, answered, quiet })
+            (listener, Seen { protocol: Protocol::Tcp, client: connection.from, to: connection.to, endpoint, answered, quiet })
         })
     }
 
@@ -149,7 +148,7 @@ impl Tcp {
     /// Ends a connection. Its legs are reset unless it has finished.
     fn end(&mut self, id: ConnectionId, reason: CloseReason) {
         let Some(mut connection) = self.connections.remove(id) else { return };
-        let Acceptor { listener, address, counters, .. } = &self.acceptors[connection.acceptor];
+        let Acceptor { listener, counters, .. } = &self.acceptors[connection.acceptor];
         self.timers.cancel(connection.due, id);
         let mut tools = Tools { buffer: &mut self.buffer, pipes: &mut self.pipes, held: &mut self.held, counters };
         connection.close(reason, &mut tools);
@@ -162,7 +161,7 @@ impl Tcp {
                 }
             }
         }
-        tracing::debug!(client = %connection.from, to = %address, reason = reason.as_str(), "connection ended");
+        tracing::debug!(client = %connection.from, to = %connection.to, reason = reason.as_str(), "connection ended");
     }
 
     /// Looks for connections whose endpoint is to be left. They end with [`Tcp::sweep`].

@@ -1,4 +1,4 @@
-//! What the kernel says beside a datagram, and what it is told beside one: segment size, and the DSCP and ECN bits.
+//! What the kernel says beside a datagram, and what it is told beside one: segment size, the DSCP and ECN bits, and which port it came to.
 //!
 //! Generic receive offload (`UDP_GRO`, Linux ≥ 5.0) hands over several datagrams of one flow as one buffer; segmentation offload
 //! (`UDP_SEGMENT`, Linux ≥ 4.18) takes such a buffer. Both travel with the size of a datagram; the last one may be shorter.
@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-/// Room for the messages below, each an int or less: four of 24 bytes.
+/// Room for the messages below: two of an int or less, of 24 bytes each, and an IPv6 address of 48.
 const ROOM: usize = 96;
 
 /// A buffer for ancillary data, aligned as the kernel wants it.
@@ -24,6 +24,8 @@ pub(crate) struct Notes {
     pub segment: usize,
     /// The former type-of-service octet: six bits of DSCP, two of ECN.
     pub tos: u8,
+    /// The port that it was sent to, where the socket takes what comes for many; else 0.
+    pub port: u16,
 }
 
 impl Ancillary {
@@ -88,6 +90,12 @@ pub(crate) unsafe fn read(header: &libc::msghdr) -> Notes {
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     notes.tos = u8::try_from(data.cast::<i32>().read_unaligned()).unwrap_or(0);
                 }
+                (libc::IPPROTO_IP, libc::IP_ORIGDSTADDR) => {
+                    notes.port = u16::from_be(data.cast::<libc::sockaddr_in>().read_unaligned().sin_port);
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_ORIGDSTADDR) => {
+                    notes.port = u16::from_be(data.cast::<libc::sockaddr_in6>().read_unaligned().sin6_port);
+                }
                 _ => {}
             }
             next = libc::CMSG_NXTHDR(header, message);
@@ -114,6 +122,16 @@ pub(crate) fn prepare(socket: impl AsFd, ipv6: bool) -> io::Result<()> {
     };
     switch_on(&socket, level, class)?;
     switch_on(&socket, level, errors)
+}
+
+/// Prepares a UDP socket that takes what comes for many ports: the port of each datagram is told, and the receive buffer is `buffer` bytes
+/// whatever `net.core.rmem_max` says, as it holds what many would. Without CAP_NET_ADMIN the kernel still cuts it.
+pub(crate) fn prepare_for_many(socket: impl AsFd, ipv6: bool, buffer: usize) -> io::Result<()> {
+    let (level, option) =
+        if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR) } else { (libc::IPPROTO_IP, libc::IP_RECVORIGDSTADDR) };
+    // Err: it stays as it was asked for before.
+    let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, buffer);
+    switch_on(&socket, level, option)
 }
 
 /// Takes the next error off `socket` that came back for a datagram, by ICMP; `None` if there is none.
@@ -196,7 +214,7 @@ mod tests {
             if cfg!(target_endian = "little") { 0xb9 } else { 0 }
         );
         assert_eq!(round(Notes { tos: 0xb9, ..Notes::default() }, true).1.tos, 0xb9);
-        let (length, _) = round(Notes { segment: 1200, tos: 2 }, true);
+        let (length, _) = round(Notes { segment: 1200, tos: 2, port: 0 }, true);
         assert_eq!(length, 48);
     }
 }

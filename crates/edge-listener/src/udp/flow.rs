@@ -10,13 +10,14 @@ use endpoint_group::{EndpointId, FlowKey, Protocol, Slot};
 
 use super::{
     message::Offload,
+    outlet::OutletId,
     table::{Receiver, Udp},
     upstream::{self, Upstream},
 };
 use crate::{
     flow::OpenFlow,
     poll::FlowId,
-    reasons::{CloseReason, DropReason},
+    reasons::{CloseReason, DropReason, is_descriptors},
     settings::UdpSettings,
     worker::Context,
 };
@@ -26,6 +27,10 @@ pub(super) struct Flow {
     /// The place of its receiver.
     pub receiver: usize,
     pub client: SocketAddr,
+    /// The static IP and port that the client addressed.
+    pub to: SocketAddr,
+    /// Where replies leave.
+    pub outlet: OutletId,
     slot: Slot,
     pub upstream: Upstream,
     /// When a datagram last came, from either side.
@@ -66,8 +71,8 @@ impl Flow {
         // The next endpoint may be this one under another name, with the same address.
         drop(self.upstream.lease.take());
         let from = vec![self.endpoint()];
-        let Ok(upstream) = upstream::first(context, receiver, self.slot, self.client, id, from) else { return };
-        tracing::debug!(client = %self.client, to = %receiver.address, endpoint = upstream.endpoint.index(), "flow moved");
+        let Ok(upstream) = upstream::first(context, receiver, self.slot, (self.client, self.to), id, from) else { return };
+        tracing::debug!(client = %self.client, to = %self.to, endpoint = upstream.endpoint.index(), "flow moved");
         self.open.pin(context, upstream.endpoint);
         self.upstream.count_overflow(&receiver.counters);
         self.upstream = upstream;
@@ -77,24 +82,25 @@ impl Flow {
 }
 
 impl Udp {
-    /// Opens a flow for `client`, or says why not.
-    pub(super) fn open(&mut self, context: &Context, at: usize, client: SocketAddr) -> Result<FlowId, DropReason> {
+    /// Opens a flow from `client` to a port of a receiver, or says why not.
+    pub(super) fn open(&mut self, context: &Context, at: usize, client: SocketAddr, port: u16) -> Result<FlowId, DropReason> {
         let Receiver { listener, address, classifier, .. } = self.receivers[at];
+        let to = SocketAddr::new(address.ip(), port);
         // No reply would reach it.
         if client.port() == 0 {
             return Err(DropReason::NoSourcePort);
         }
-        let slot = classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to: address });
+        let slot = classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to });
         if context.shared.routes.choose(listener, slot).is_none() {
             return Err(DropReason::NoEndpoint);
         }
         let counters = Arc::clone(&self.receivers[at].counters);
         let mut make_room = || self.make_room(context, at);
         let open = OpenFlow::admit(context, listener, Protocol::Udp, &counters, client.ip(), &mut make_room)?;
-        match self.insert(context, at, slot, client, open) {
+        match self.insert(context, at, slot, (client, to), open) {
             // This host lacks something that an unanswered flow holds.
             Err((DropReason::NoDescriptors | DropReason::LocalError, open)) if self.make_room(context, at) => {
-                self.insert(context, at, slot, client, open)
+                self.insert(context, at, slot, (client, to), open)
             }
             inserted => inserted,
         }
@@ -118,26 +124,42 @@ impl Udp {
         context: &Context,
         at: usize,
         slot: Slot,
-        client: SocketAddr,
+        (client, to): (SocketAddr, SocketAddr),
         open: OpenFlow,
     ) -> Result<FlowId, (DropReason, OpenFlow)> {
+        let outlet = match self.take_outlet(at, to) {
+            Ok(outlet) => outlet,
+            Err(error) if is_descriptors(&error) => return Err((DropReason::NoDescriptors, open)),
+            Err(error) => {
+                if context.may_complain() {
+                    tracing::warn!(%to, %error, "replies cannot leave: does another process have the port? (`ss -lnup`)");
+                }
+                return Err((DropReason::LocalError, open));
+            }
+        };
         let receiver = &mut self.receivers[at];
         let now = context.now();
         let due = now + receiver.settings.unanswered_timeout;
-        let id = self.flows.try_insert_with_key(|id| {
+        let inserted = self.flows.try_insert_with_key(|id| {
             let mut open = open;
-            let upstream = match upstream::first(context, receiver, slot, client, id, Vec::new()) {
+            let upstream = match upstream::first(context, receiver, slot, (client, to), id, Vec::new()) {
                 Ok(upstream) => upstream,
                 Err(reason) => return Err((reason, open)),
             };
             open.pin(context, upstream.endpoint);
-            tracing::debug!(%client, to = %receiver.address, endpoint = upstream.endpoint.index(), "flow opened");
-            let header = receiver.settings.client_ip.header(Protocol::Udp, client, receiver.address);
+            tracing::debug!(%client, %to, endpoint = upstream.endpoint.index(), "flow opened");
+            let header = receiver.settings.client_ip.header(Protocol::Udp, client, to);
             let (answered, introduced, to_client) = (false, false, Offload::default());
-            Ok(Flow { receiver: at, client, slot, upstream, last: now, due, answered, header, introduced, to_client, open })
-        })?;
-        receiver.flows.insert(client, id);
-        self.queues[receiver.listener].unanswered.set(due, id);
-        Ok(id)
+            let (receiver, last) = (at, now);
+            Ok(Flow { receiver, client, to, outlet, slot, upstream, last, due, answered, header, introduced, to_client, open })
+        });
+        match inserted {
+            Ok(id) => {
+                receiver.flows.insert((client, to.port()), id);
+                self.queues[receiver.listener].unanswered.set(due, id);
+            }
+            Err(_) => self.leave_outlet(outlet),
+        }
+        inserted
     }
 }

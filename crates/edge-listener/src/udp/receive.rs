@@ -69,17 +69,19 @@ impl Udp {
     pub fn arrive(&mut self, context: &Context, at: usize, failed: bool) {
         let Some(filled) = self.take_arrivals(at, failed) else { return };
         let mut runs = 0;
-        let mut last: Option<(SocketAddr, Option<FlowId>)> = None;
+        let mut last: Option<((SocketAddr, u16), Option<FlowId>)> = None;
+        let Receiver { many, address, .. } = self.receivers[at];
         for slot in 0..filled {
             let Some(client) = self.arrivals.peer(slot) else { continue };
+            let key = (client, if many { self.arrivals.get(slot).notes.port } else { address.port() });
             let flow = match last {
-                Some((same, flow @ Some(_))) if same == client => flow,
+                Some((same, flow @ Some(_))) if same == key => flow,
                 _ => {
                     runs += 1;
-                    self.find(context, at, client, slot)
+                    self.find(context, at, key, slot)
                 }
             };
-            last = Some((client, flow));
+            last = Some((key, flow));
             self.found.extend(flow.map(|flow| (flow, slot)));
         }
         if self.receivers[at].coalescing.observe(runs, filled) {
@@ -107,11 +109,11 @@ impl Udp {
         None
     }
 
-    /// The flow of what `slot` holds, a new one if there is none; `None` after counting why not.
-    fn find(&mut self, context: &Context, at: usize, client: SocketAddr, slot: usize) -> Option<FlowId> {
-        let known = self.receivers[at].flows.get(&client).copied();
+    /// The flow of what `slot` holds, by client and port, a new one if there is none; `None` after counting why not.
+    fn find(&mut self, context: &Context, at: usize, key: (SocketAddr, u16), slot: usize) -> Option<FlowId> {
+        let known = self.receivers[at].flows.get(&key).copied();
         known
-            .map_or_else(|| self.open(context, at, client), Ok)
+            .map_or_else(|| self.open(context, at, key.0, key.1), Ok)
             .map_err(|reason| {
                 let datagrams = self.arrivals.get(slot).datagrams();
                 self.receivers[at].counters.count_drops(reason, datagrams as u64);

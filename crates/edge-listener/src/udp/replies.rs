@@ -9,8 +9,9 @@ use super::{
     flow::Flow,
     mail::Clerk,
     message::{Message, Postage},
+    outlet::Outlet,
     receive::carried,
-    table::{Receiver, Udp},
+    table::Udp,
 };
 use crate::{
     account::{Counters, Direction},
@@ -34,10 +35,10 @@ impl Udp {
             if self.used + AT_ONCE > SLOTS {
                 self.post();
             }
-            let Self { receivers, flows, queues, replies, used, posted, .. } = self;
+            let Self { receivers, flows, outlets, queues, replies, used, posted, .. } = self;
             // None: it has just ended.
             let Some(flow) = flows.get_mut(id) else { return };
-            let receiver = &mut receivers[flow.receiver];
+            let receiver = &receivers[flow.receiver];
             let filled = match replies.receive(&flow.upstream.socket, *used, AT_ONCE) {
                 Ok(filled) => filled,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -56,15 +57,17 @@ impl Udp {
                 flow.due = now + receiver.settings.idle_timeout;
                 queues.answered.set(flow.due, id);
             }
-            if receiver.mail.is_empty() {
-                posted.push(flow.receiver);
+            // None: never, as an outlet outlives its flows.
+            let Some(outlet) = outlets.get_mut(flow.outlet) else { return };
+            if outlet.mail.is_empty() {
+                posted.push(flow.outlet);
             }
             for slot in *used..*used + filled {
                 let received = replies.get(slot);
                 let tos = carried(&receiver.settings, received.notes.tos);
-                let (to, ipv6) = (Some(flow.client), receiver.address.is_ipv6());
+                let (to, ipv6) = (Some(flow.client), flow.to.is_ipv6());
                 let postage = Postage { flow: id, to, ipv6, tos, header: 0, every: false, offload: flow.to_client };
-                receiver.mail.put(postage, slot, received);
+                outlet.mail.put(postage, slot, received);
             }
             *used += filled;
             if filled < AT_ONCE {
@@ -79,9 +82,9 @@ impl Udp {
 
     /// Sends the replies that were taken.
     pub fn post(&mut self) {
-        let Self { receivers, flows, replies, sender, posted, used, .. } = self;
-        for at in posted.drain(..) {
-            let Receiver { mail, socket, counters, .. } = &mut receivers[at];
+        let Self { outlets, flows, replies, sender, posted, used, .. } = self;
+        for id in posted.drain(..) {
+            let Some(Outlet { mail, socket, counters, .. }) = outlets.get_mut(id) else { continue };
             mail.send(sender, &**socket, replies, &[], &mut Returning { counters, flows });
         }
         *used = 0;

@@ -51,7 +51,7 @@ impl Sender {
             let mut ancillary = Ancillary::EMPTY;
             let segment = if message.datagrams > 1 { message.size } else { 0 };
             if segment > 0 || message.tos > 0 {
-                let notes = Notes { segment, tos: message.tos };
+                let notes = Notes { segment, tos: message.tos, port: 0 };
                 built.msg_hdr.msg_controllen = ancillary.write(notes, message.ipv6) as _;
             }
             self.ancillaries.push(ancillary);

@@ -14,7 +14,14 @@ use std::{
 use endpoint_group::{EndpointId, Protocol};
 use slotmap::SlotMap;
 
-use super::{batch::Batch, flow::Flow, mail::Mail, receive::Coalescing, sender::Sender};
+use super::{
+    batch::Batch,
+    flow::Flow,
+    mail::Mail,
+    outlet::{Outlet, OutletId},
+    receive::Coalescing,
+    sender::Sender,
+};
 use crate::{
     account::Counters,
     bind::Bound,
@@ -30,20 +37,23 @@ use crate::{
 /// Flows of a listener that end before others get a turn.
 const SWEEP: usize = 256;
 
-/// One static IP and port, as one worker serves it.
+/// One static IP and port, as one worker serves it; or all ports of a listener there.
 #[derive(Debug)]
 pub(super) struct Receiver {
     pub listener: usize,
     pub settings: UdpSettings,
+    /// Where the socket is bound.
     pub address: SocketAddr,
+    /// Whether what comes for the listener's other ports comes here too.
+    pub many: bool,
     pub socket: Arc<UdpSocket>,
     pub classifier: Classifier,
     pub counters: Arc<Counters>,
-    /// The kernel hands all datagrams of one client to one worker, so the table is this worker's alone.
-    pub flows: HashMap<SocketAddr, FlowId>,
+    /// By client and port. The kernel hands all datagrams of one client to one port to one worker, so the table is this worker's alone.
+    pub flows: HashMap<(SocketAddr, u16), FlowId>,
     pub coalescing: Coalescing,
-    /// Replies that wait to be sent, in slots of [`Udp::replies`].
-    pub mail: Mail,
+    /// Where replies leave, by port.
+    pub outlets: HashMap<u16, OutletId>,
 }
 
 /// The flows of one listener by when they are to end, unless a datagram comes before.
@@ -58,17 +68,18 @@ pub(super) struct Queues {
 pub(crate) struct Udp {
     pub(super) receivers: Vec<Receiver>,
     pub(super) flows: SlotMap<FlowId, Flow>,
+    pub(super) outlets: SlotMap<OutletId, Outlet>,
     /// By listener.
     pub(super) queues: Vec<Queues>,
     /// What arrived from clients, forwarded before anything else arrives.
     pub(super) arrivals: Batch,
     /// The slots of `arrivals` that have found their flow, until they are forwarded.
     pub(super) found: Vec<(FlowId, usize)>,
-    /// What waits in the mail of the receivers, and how many slots of it are in use.
+    /// What waits in the mail of the outlets, and how many slots of it are in use.
     pub(super) replies: Batch,
     pub(super) used: usize,
-    /// The receivers that have mail.
-    pub(super) posted: Vec<usize>,
+    /// The outlets that have mail.
+    pub(super) posted: Vec<OutletId>,
     pub(super) mail: Mail,
     pub(super) sender: Sender,
 }
@@ -77,7 +88,8 @@ impl Udp {
     /// Takes over `sockets` and begins to listen to them.
     pub fn new(context: &Context, sockets: Vec<Bound<UdpSocket>>) -> Self {
         let mut receivers = Vec::new();
-        for Bound { listener, address, socket } in sockets {
+        let mut outlets = SlotMap::with_key();
+        for Bound { listener, address, many, socket } in sockets {
             let Some(settings) = context.shared.settings.listeners[listener].udp.clone() else { continue };
             let socket = Arc::new(socket);
             if let Err(error) = context.poll.add(&*socket, Source::Receiver(receivers.len()), EventFlags::IN) {
@@ -85,22 +97,26 @@ impl Udp {
                 continue;
             }
             context.shared.books.overflow().watch(&socket, listener, Protocol::Udp);
+            let counters = context.counters(listener, Protocol::Udp);
+            let outlet = Outlet::new(receivers.len(), address.port(), Arc::clone(&socket), Arc::clone(&counters));
             receivers.push(Receiver {
                 listener,
                 settings,
                 address,
+                many,
                 socket,
                 classifier: context.classifier(listener),
-                counters: context.counters(listener, Protocol::Udp),
+                counters,
                 flows: HashMap::new(),
                 coalescing: Coalescing::default(),
-                mail: Mail::default(),
+                outlets: HashMap::from([(address.port(), outlets.insert(outlet))]),
             });
         }
         let queues = context.shared.settings.listeners.iter().map(|_| Queues::default()).collect();
         Self {
             receivers,
             flows: SlotMap::with_key(),
+            outlets,
             queues,
             arrivals: Batch::new(),
             found: Vec::new(),
@@ -119,17 +135,18 @@ impl Udp {
 
     /// Which endpoint the flow from `client` to `to` is pinned to.
     pub fn endpoint_of(&self, client: SocketAddr, to: SocketAddr) -> Option<EndpointId> {
-        let receiver = self.receivers.iter().find(|receiver| receiver.address == to)?;
-        self.flows.get(*receiver.flows.get(&client)?).map(Flow::endpoint)
+        let mut there = self.receivers.iter().filter(|receiver| receiver.address.ip() == to.ip());
+        let id = there.find_map(|receiver| receiver.flows.get(&(client, to.port())))?;
+        self.flows.get(*id).map(Flow::endpoint)
     }
 
     /// The flows, and their listeners.
     pub fn seen(&self, now: Instant) -> impl Iterator<Item = (usize, Seen)> {
         self.flows.values().map(move |flow| {
-            let Receiver { listener, address, .. } = self.receivers[flow.receiver];
+            let listener = self.receivers[flow.receiver].listener;
             let (answered, quiet) = (flow.answered, now.saturating_duration_since(flow.last));
             let endpoint = Some(flow.endpoint());
-            (listener, Seen { protocol: Protocol::Udp, client: flow.client, to: address, endpoint, answered, quiet })
+            (listener, Seen { protocol: Protocol::Udp, client: flow.client, to: flow.to, endpoint, answered, quiet })
         })
     }
 
@@ -187,11 +204,12 @@ impl Udp {
     pub(super) fn end(&mut self, id: FlowId, reason: CloseReason) {
         let Some(mut flow) = self.flows.remove(id) else { return };
         let receiver = &mut self.receivers[flow.receiver];
-        receiver.flows.remove(&flow.client);
+        receiver.flows.remove(&(flow.client, flow.to.port()));
         self.queues[receiver.listener].of(flow.answered).cancel(flow.due, id);
         flow.upstream.count_overflow(&receiver.counters);
         flow.open.ends(reason);
-        tracing::debug!(client = %flow.client, to = %receiver.address, reason = reason.as_str(), "flow ended");
+        tracing::debug!(client = %flow.client, to = %flow.to, reason = reason.as_str(), "flow ended");
+        self.leave_outlet(flow.outlet);
     }
 }
 

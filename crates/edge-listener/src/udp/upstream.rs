@@ -44,7 +44,7 @@ pub(super) fn first(
     context: &Context,
     receiver: &Receiver,
     slot: Slot,
-    client: SocketAddr,
+    (client, to): (SocketAddr, SocketAddr),
     id: FlowId,
     mut tried: Vec<EndpointId>,
 ) -> Result<Upstream, DropReason> {
@@ -52,7 +52,7 @@ pub(super) fn first(
     for _ in 0..ATTEMPTS {
         let Some(endpoint) = shared.routes.next(receiver.listener, slot, &tried) else { break };
         tried.push(endpoint);
-        let address = shared.routes.load().endpoint(endpoint).map(|e| e.target.address(receiver.address.port()));
+        let address = shared.routes.load().endpoint(endpoint).map(|e| e.target.address(to.port()));
         let Some(address) = address else { continue };
         match connect(context, receiver, client, address) {
             Ok((socket, lease)) => {

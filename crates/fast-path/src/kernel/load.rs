@@ -35,7 +35,8 @@ impl FastPath {
         let mut ebpf = load(object, &settings, &sizes)?;
         for name in ["fast_path", "end_flows", "way_to"] {
             let program = ebpf.program_mut(name).and_then(|program| <&mut SchedClassifier>::try_from(program).ok());
-            load_program(program.ok_or_else(|| missing(name))?).map_err(|error| refused_program(&error))?;
+            let program = program.ok_or_else(|| missing(name))?;
+            patiently(|| program.load()).map_err(|error| refused_program(&error))?;
         }
         write_constants(&mut ebpf, &settings).map_err(|error| refused_map(&error))?;
         let maps = Maps::take(&mut ebpf)?;
@@ -64,14 +65,12 @@ impl FastPath {
 }
 
 /// Has the kernel verify a program. The verifier gives up with EAGAIN where the thread has a signal to take, and is then asked again.
-fn load_program(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     const TRIES: usize = 5;
-    let mut result = program.load();
+    let mut result = load();
     for _ in 1..TRIES {
         match &result {
-            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {
-                result = program.load()
-            }
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => result = load(),
             _ => break,
         }
     }
@@ -285,13 +284,13 @@ fn refused_program(error: &ProgramError) -> Unavailable {
 }
 
 /// The line of the verifier's account that says what it objects to: the last but for its statistics.
-fn objection(log: &str) -> &str {
+pub(super) fn objection(log: &str) -> &str {
     let statistics = ["verification time", "stack depth", "processed", "insns"];
     let line = log.lines().rev().find(|line| !line.trim().is_empty() && !statistics.iter().any(|word| line.starts_with(word)));
     line.unwrap_or("without a reason")
 }
 
 /// The verifier refuses with EACCES.
-fn is_privilege(error: &io::Error) -> bool {
+pub(super) fn is_privilege(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EPERM)
 }

@@ -3,6 +3,7 @@
 mod access;
 mod attach;
 mod count;
+mod dispatcher;
 mod flow_table;
 mod layout;
 mod load;
@@ -13,6 +14,7 @@ pub mod test_support;
 mod way;
 
 pub use attach::devices;
+pub use dispatcher::Dispatcher;
 
 use std::{
     collections::HashMap,

@@ -15,6 +15,8 @@ pub struct Host {
     pub congestion: Vec<String>,
     /// The ports that the kernel may give to any socket that asks for none.
     pub ephemeral: Vec<RangeInclusive<u16>>,
+    /// Why this process may not have the kernel hand what comes for many ports to one socket; `None`: it may.
+    pub no_dispatcher: Option<String>,
 }
 
 impl Host {
@@ -29,6 +31,7 @@ impl Host {
             descriptors: rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(1024, |(_, hard)| hard),
             congestion: congestion.split_whitespace().map(str::to_owned).collect(),
             ephemeral: ephemeral(),
+            no_dispatcher: fast_path::Dispatcher::available().err().map(|error| error.to_string()),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use edge_listener::settings::{Limits, PIPES_PER_WORKER};
 
 use super::{
-    Config, Forwarding, Host, Listener,
+    Config, Forwarding, Host, Listener, PortSockets, RawFile,
     diagnostic::{Fault, Marked},
     listener::RawListener,
     reader::{Report, Section},
@@ -57,30 +57,38 @@ pub(super) fn read(listener: &mut Section<'_>) -> RawLimits {
 /// What one listener asks of the descriptor limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appetite {
-    /// Listening sockets: static IPs × ports × protocols × workers.
+    /// Listening sockets: static IPs × ports × protocols × workers; × 1 where one socket takes what comes for all ports.
     pub sockets: u64,
-    /// Descriptors of one flow: two for TCP (client and endpoint), one for UDP, none for UDP that only the kernel may forward.
+    /// Descriptors of one flow: two for TCP (client and endpoint), one for UDP, none for UDP that only the kernel may forward. Where one
+    /// socket takes what comes for all ports, two for UDP: the replies of a port leave by a socket of its own.
     pub per_flow: u64,
     /// Whether its connections may go through the workers' pipes.
     pub pipes: bool,
 }
 
 impl Appetite {
-    fn new(ports: u64, (tcp, udp): (bool, bool), static_ips: usize, workers: NonZeroUsize) -> Self {
-        let protocols = u64::from(tcp) + u64::from(udp);
-        let sockets = ports * protocols * static_ips as u64 * workers.get() as u64;
-        Self { sockets, per_flow: if tcp { 2 } else { u64::from(udp) }, pipes: tcp }
+    /// `places` are pairs of a static IP and a worker.
+    fn new(ports: usize, (tcp, udp): (bool, bool), places: usize, by: &PortSockets) -> Self {
+        let one_for_all = *by == PortSockets::OneForAll;
+        let protocols = usize::from(tcp) + usize::from(udp);
+        let sockets = if one_for_all { 1 } else { ports } * protocols * places;
+        Self { sockets: sockets as u64, per_flow: if tcp || (udp && one_for_all) { 2 } else { u64::from(udp) }, pipes: tcp }
     }
 
-    fn of(listener: &Listener, static_ips: usize, workers: NonZeroUsize) -> Self {
+    fn of_raw(listener: &RawListener, file: &RawFile, places: usize, host: &Host) -> Self {
+        let serves = (listener.tcp.is_some(), listener.udp.is_some() && listener.forwarding.value != Forwarding::Kernel);
+        let ports = listener.ports.iter().map(|range| range.value.len()).sum();
+        Self::new(ports, serves, places, &PortSockets::new(ports, serves.0 || serves.1, file.edge.fast_path.value, host))
+    }
+}
+
+impl Config {
+    /// What `listener` asks of the descriptors of `host`.
+    pub fn appetite(&self, listener: &Listener, host: &Host) -> Appetite {
         let Listener { settings, forwarding, .. } = listener;
         let serves = (settings.tcp.is_some(), settings.udp.is_some() && *forwarding != Forwarding::Kernel);
-        Self::new(settings.ports.iter().map(|range| range.len() as u64).sum(), serves, static_ips, workers)
-    }
-
-    fn of_raw(listener: &RawListener, static_ips: usize, workers: NonZeroUsize) -> Self {
-        let serves = (listener.tcp.is_some(), listener.udp.is_some() && listener.forwarding.value != Forwarding::Kernel);
-        Self::new(listener.ports.iter().map(|range| range.value.len() as u64).sum(), serves, static_ips, workers)
+        let places = self.edge.announce.len() * self.edge.workers.get();
+        Appetite::new(settings.all_ports().count(), serves, places, &self.port_sockets(listener, host))
     }
 }
 
@@ -113,9 +121,8 @@ impl Capacity {
 
     /// The division of `host`'s descriptors by `config`.
     pub fn of(config: &Config, host: &Host) -> Self {
-        let (static_ips, workers) = (config.edge.announce.len(), config.edge.workers);
-        let appetite = |listener: &Listener| Appetite::of(listener, static_ips, workers);
-        Self::new(host.descriptors, workers, &config.listeners.iter().map(appetite).collect::<Vec<_>>())
+        let appetites: Vec<_> = config.listeners.iter().map(|listener| config.appetite(listener, host)).collect();
+        Self::new(host.descriptors, config.edge.workers, &appetites)
     }
 
     /// What is left for flows.
@@ -138,23 +145,24 @@ impl Capacity {
 }
 
 /// Gives each listener of a file its default, and reports where that fails or the file's own figures exceed what is left.
-pub(super) fn shares(
-    report: &Report,
-    listeners: &[RawListener],
-    static_ips: usize,
-    workers: NonZeroUsize,
-    descriptors: u64,
-) -> Vec<NonZeroUsize> {
-    let appetites: Vec<_> = listeners.iter().map(|listener| Appetite::of_raw(listener, static_ips, workers)).collect();
+pub(super) fn shares(report: &Report, file: &RawFile, static_ips: usize, host: &Host) -> Vec<NonZeroUsize> {
+    let (listeners, workers) = (&file.listeners, file.edge.workers);
+    let places = static_ips * workers.get();
+    let appetites: Vec<_> = listeners.iter().map(|listener| Appetite::of_raw(listener, file, places, host)).collect();
     let Some((biggest, _)) = appetites.iter().enumerate().max_by_key(|(_, appetite)| appetite.sockets) else {
         return Vec::new();
     };
-    let capacity = Capacity::new(descriptors, workers, &appetites);
+    let capacity = Capacity::new(host.descriptors, workers, &appetites);
     let shares = match capacity.default_max_flows(&appetites) {
         Ok(shares) => shares,
         Err(error) => {
             let at = listeners[biggest].ports.first().map_or(&listeners[biggest].at, |range| &range.at);
-            let cure = "raise the limit (LimitNOFILE= or ulimit -n), or listen on fewer ports or with fewer workers";
+            let mut cure =
+                "raise the limit (LimitNOFILE= or ulimit -n), or listen on fewer ports or with fewer workers".to_owned();
+            let ports = listeners[biggest].ports.iter().map(|range| range.value.len()).sum();
+            if let PortSockets::EachOfMany(reason) = PortSockets::new(ports, true, file.edge.fast_path.value, host) {
+                cure.push_str(&format!("; one socket could serve all ports of a listener, but not here: {reason}"));
+            }
             report.error(at, Fault::new(error.to_string(), cure));
             return Vec::new();
         }

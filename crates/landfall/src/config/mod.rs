@@ -17,6 +17,7 @@ mod host;
 mod limits;
 mod listener;
 mod model;
+mod port_ranges;
 mod probe;
 mod probe_values;
 mod protocols;
@@ -46,6 +47,7 @@ pub use self::{
     host::Host,
     limits::{Appetite, Capacity, RESERVED_DESCRIPTORS, TooFewDescriptors},
     model::{Edge, FastPath, Forwarding, Group, Listener, ProbePort, Proximity},
+    port_ranges::{FEW_PORTS, PortSockets},
     resolved::{Addresses, UNRESOLVED},
 };
 use self::{
@@ -154,10 +156,11 @@ fn read(text: &str, host: &Host) -> (Option<Config>, Vec<Diagnostic>, BTreeSet<S
     let file = read_root(Section::root(tree.get_ref(), &report), &report, host);
     let resolved = crosscheck::check(&report, &file);
     let announced = file.edge.announce.as_ref().map_or(file.static_ips.len(), Vec::len);
-    let shares = limits::shares(&report, &file.listeners, announced, file.edge.workers, host.descriptors);
+    let shares = limits::shares(&report, &file, announced, host);
     let config = build(&file, resolved, &shares);
     if let Some(config) = &config {
         fast_path::check(&report, &file, config, host);
+        port_ranges::check(&report, &file, config, host);
     }
     let (errors, warnings, asked) = report.into_parts();
     let config = config.filter(|_| errors.is_empty()).map(|config| Config { warnings, ..config });

@@ -10,7 +10,14 @@ const GUIDE: &str = include_str!("../../../../docs/CONFIG.md");
 const DESIGN: &str = include_str!("../../tests/configs/design.toml");
 
 fn host() -> Host {
-    Host { name: "lab".into(), cores: NonZeroUsize::MIN, descriptors: 1 << 20, congestion: Vec::new(), ephemeral: Vec::new() }
+    Host {
+        name: "lab".into(),
+        cores: NonZeroUsize::MIN,
+        descriptors: 1 << 20,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
+    }
 }
 
 /// A file in which every table of the contract stands, so that every reader asks for all its keys.

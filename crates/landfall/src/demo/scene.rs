@@ -180,6 +180,7 @@ mod tests {
             descriptors: 1024,
             congestion: Vec::new(),
             ephemeral: Vec::new(),
+            no_dispatcher: Some("a test".into()),
         };
         let ports = Ports { game: 7000, chat: 7001, admin: 9900 };
         let endpoints: Vec<SocketAddr> = CAST.iter().map(|role| SocketAddr::from((role.ip, 9000))).collect();

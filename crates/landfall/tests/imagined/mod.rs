@@ -55,8 +55,14 @@ endpoints = [{ name = "us-1", address = "10.0.2.10" }, { name = "us-2", address 
 "#;
 
 pub fn parse(text: &str) -> Config {
-    let host =
-        Host { name: "t".into(), cores: NonZeroUsize::MIN, descriptors: 20_000, congestion: Vec::new(), ephemeral: Vec::new() };
+    let host = Host {
+        name: "t".into(),
+        cores: NonZeroUsize::MIN,
+        descriptors: 20_000,
+        congestion: Vec::new(),
+        ephemeral: Vec::new(),
+        no_dispatcher: Some("a test".into()),
+    };
     Config::parse(text, &host).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
 }
 
