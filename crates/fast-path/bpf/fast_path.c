@@ -2,7 +2,7 @@
 /*
  * Landfall's fast path: decides and forwards whole UDP listeners at the ingress of a device.
  *
- * Read in the order of a packet: packet.h, then here, flows.h (choose.h, limits.h, siphash.h), translate.h, rewrite.h.
+ * Read in the order of a packet: packet.h, then here, flows.h (choose.h, limits.h, siphash.h), translate.h, next_hop.h, rewrite.h.
  */
 #include "translate.h"
 
@@ -151,6 +151,8 @@ int fast_path(struct __sk_buff *skb)
 		return drop(no_listener, DROP_MALFORMED);
 	if (parsed == NOT_OURS || !own)
 		return TC_ACT_UNSPEC;
+	p.device = skb->ifindex;
+	p.length = length_of(&p, skb->gso_size);
 	if (p.protocol != IPPROTO_UDP)
 		return icmp(skb, &p, own);
 	action = udp(skb, &p, own);

@@ -159,7 +159,7 @@ static __noinline int icmp(struct __sk_buff *skb, const struct packet *p, const 
 {
 	struct passage passage = { .now = bpf_ktime_get_coarse_ns() };
 	struct quote quote = {};
-	struct bpf_fib_lookup fib;
+	union way out = {};
 	struct translation t;
 	struct listener *listener;
 	struct counts *counts;
@@ -185,13 +185,13 @@ static __noinline int icmp(struct __sk_buff *skb, const struct packet *p, const 
 		return drop(number, DROP_LOCAL_ERROR);
 	if (passage.direction == TO_CLIENT)
 		tell(passage.route.endpoint, passage.now);
-	way = way_out(skb, p, &t, passage.direction, &fib);
+	way = ask_way(skb, p, &t, passage.direction, &out);
 	if (way < 0)
 		return drop(number, -1 - way);
-	if (!write_quote(skb, p, &quote, &t) || !write_headers(skb, p, &t, &fib, listener->flags, way == 0))
+	if (!write_quote(skb, p, &quote, &t) || !write_headers(skb, p, &t, &out, listener->flags, way == 0))
 		return drop(number, DROP_LOCAL_ERROR);
 	counts = counts_of(number);
 	if (counts)
 		counts->icmp[passage.direction & 1]++;
-	return send(&fib, way == 0);
+	return send(&out, way == 0);
 }

@@ -58,12 +58,29 @@ union route {
 	u64 whole;
 };
 
-/* One cache line. Its index is NAT address << 16 | NAT port: the port is the flow. */
+/*
+ * The way out, as the host's routing gave it last. `check` is over all of it, over what it was asked for and over when:
+ * a reader who meets a way that is half written, another flow's, an earlier endpoint's or too old finds that it is wrong.
+ */
+union way {
+	struct {
+		u32 ifindex;
+		u16 mtu; /* the largest IP packet; 65535: any */
+		u8 dmac[6];
+		u8 smac[6];
+		u8 zero[6];
+		u64 check;
+	};
+	u64 word[4];
+};
+
+/* Two cache lines. Its index is NAT address << 16 | NAT port: the port is the flow. */
 struct flow {
 	u64 life;
 	u64 last; /* bpf_ktime_get_coarse_ns of the latest packet in either direction */
 	struct flow_key key;
 	union route route;
+	union way way[2]; /* by direction */
 };
 
 /* What a client's packet finds. */

@@ -76,6 +76,14 @@ struct {
 	__type(value, u16);
 } overrides SEC(".maps");
 
+/* One word, which the process counts up with every change to what ways depend on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} epoch SEC(".maps");
+
 /* The process reads it as memory. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -20,6 +20,8 @@ struct packet {
 	union address dst;
 	u16 sport; /* network order */
 	u16 dport;
+	u32 device; /* that it came by */
+	u32 length; /* of the IP packet; of a super-packet, that of each it stands for */
 	u32 l4;	  /* offset of the transport header in the frame */
 	u32 body; /* bytes behind the IP headers */
 	u32 id;	  /* of the datagram, if it is in fragments */
@@ -36,6 +38,14 @@ struct translation {
 	u16 sport;
 	u16 dport;
 };
+
+/* How long the IP packets are on the wire; a device makes them of `segment` bytes behind the UDP header each. */
+static __always_inline u32 length_of(const struct packet *p, u32 segment)
+{
+	u32 body = segment ? segment + sizeof(struct udphdr) : p->body;
+
+	return p->l4 - ETH_HLEN + (body < p->body ? body : p->body);
+}
 
 enum parsed { NOT_OURS, OURS, MALFORMED };
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
- * The way out, then the packet's new addresses. The route is asked before anything is written, so that a packet that
- * cannot go on is dropped as it came.
+ * The packet's new addresses.
  *
  * Whether the checksum of a packet is complete, still to be filled in by a device (CHECKSUM_PARTIAL) or vouched for by
  * one (CHECKSUM_COMPLETE) cannot be seen here; the helpers get all three right as long as the change of addresses is
@@ -10,37 +9,6 @@
 #pragma once
 
 #include "count.h"
-
-/* 0 if `fib` has the way out, 1 if the neighbour's address is still to be found, or -1 - the reason to drop. */
-static __always_inline int way_out(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
-				   enum direction direction, struct bpf_fib_lookup *fib)
-{
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->family = p->v6 ? 10 : 2; /* AF_INET6, AF_INET */
-	fib->l4_protocol = p->protocol;
-	fib->sport = t->sport;
-	fib->dport = t->dport;
-	fib->ifindex = skb->ifindex;
-	if (p->v6) {
-		__builtin_memcpy(fib->ipv6_src, &t->src, 16);
-		__builtin_memcpy(fib->ipv6_dst, &t->dst, 16);
-	} else {
-		fib->ipv4_src = t->src.word[3];
-		fib->ipv4_dst = t->dst.word[3];
-	}
-	switch (bpf_fib_lookup(skb, fib, sizeof(*fib), 0)) {
-	case BPF_FIB_LKUP_RET_SUCCESS:
-		return 0;
-	case BPF_FIB_LKUP_RET_NO_NEIGH:
-		return 1;
-	case BPF_FIB_LKUP_RET_FRAG_NEEDED:
-		return -1 - DROP_TOO_BIG;
-	case BPF_FIB_LKUP_RET_FWD_DISABLED:
-		return -1 - DROP_FORWARDING_OFF;
-	default:
-		return -1 - (direction == TO_CLIENT ? DROP_CLIENT_UNREACHABLE : DROP_ENDPOINT_UNREACHABLE);
-	}
-}
 
 static __always_inline u32 fold(u64 sum)
 {
@@ -103,7 +71,7 @@ static __always_inline bool write_v6(struct __sk_buff *skb, const struct transla
 
 /* The IP header, and the Ethernet header where the neighbour is known. */
 static __always_inline bool write_headers(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
-					  const struct bpf_fib_lookup *fib, u32 flags, bool neighbour)
+					  const union way *way, u32 flags, bool neighbour)
 {
 	bool carry_dscp = flags & LISTENER_CARRY_DSCP;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -121,8 +89,8 @@ static __always_inline bool write_headers(struct __sk_buff *skb, const struct pa
 	eth = data;
 	if ((void *)(eth + 1) > end)
 		return false;
-	__builtin_memcpy(eth->h_dest, fib->dmac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, fib->smac, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, way->dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, way->smac, ETH_ALEN);
 	return true;
 }
 
@@ -137,7 +105,7 @@ static __always_inline bool write_udp(struct __sk_buff *skb, const struct packet
 	       !bpf_skb_store_bytes(skb, p->l4, &to, sizeof(to), 0);
 }
 
-static __always_inline int send(const struct bpf_fib_lookup *fib, bool neighbour)
+static __always_inline int send(const union way *way, bool neighbour)
 {
-	return neighbour ? bpf_redirect(fib->ifindex, 0) : bpf_redirect_neigh(fib->ifindex, NULL, 0, 0);
+	return neighbour ? bpf_redirect(way->ifindex, 0) : bpf_redirect_neigh(way->ifindex, NULL, 0, 0);
 }

@@ -2,8 +2,8 @@
 /* From a packet to its flow and on: what every kind of packet has in common. */
 #pragma once
 
-#include "flows.h"
 #include "rewrite.h"
+#include "next_hop.h"
 
 /* Instead of an action: the packet was dropped, and its sender is to be told of this MTU. */
 #define TOO_BIG 0x10000
@@ -82,7 +82,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p, str
 {
 	u32 number = passage->route.listener;
 	struct listener *listener = bpf_map_lookup_elem(&listeners, &number);
-	struct bpf_fib_lookup fib;
+	union way out;
 	struct translation t;
 	int way;
 
@@ -90,15 +90,15 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p, str
 		return drop(number, DROP_LOCAL_ERROR);
 	if (p->ttl <= 1)
 		return drop(number, DROP_TTL);
-	way = way_out(skb, p, &t, passage->direction, &fib);
+	way = way_out(skb, p, &t, passage, &out);
 	if (way < 0) {
 		drop(number, -1 - way);
-		return way == -1 - DROP_TOO_BIG ? TOO_BIG + fib.mtu_result : TC_ACT_SHOT;
+		return way == -1 - DROP_TOO_BIG ? TOO_BIG + out.mtu : TC_ACT_SHOT;
 	}
 	if (!(p->odd & FRAGMENT_LATER) && !write_udp(skb, p, &t))
 		return drop(number, DROP_LOCAL_ERROR);
-	if (!write_headers(skb, p, &t, &fib, listener->flags, way == 0))
+	if (!write_headers(skb, p, &t, &out, listener->flags, way == 0))
 		return drop(number, DROP_LOCAL_ERROR);
 	count_carried(skb, p, number, passage->route.endpoint, passage->direction);
-	return send(&fib, way == 0);
+	return send(&out, way == 0);
 }

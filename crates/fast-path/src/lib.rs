@@ -11,7 +11,8 @@
 //!    (`bpf/choose.h`), unless a limit refuses (`bpf/limits.h`). When a listener is full, its oldest flow that was never answered makes
 //!    room.
 //! 4. `bpf/translate.h`: a flow that must leave its endpoint moves; addresses and ports on the other side.
-//! 5. `bpf/rewrite.h`: the way out is looked up before anything is written, then headers and checksums are.
+//! 5. `bpf/next_hop.h`: the way out, as the flow remembers it or the host's routing has it, before anything is written. `bpf/rewrite.h`:
+//!    headers and checksums.
 //! 6. `bpf/icmp.h`: errors about a flow's packets, translated likewise; `bpf/too_big.h`: the edge's own answer to a packet that does not
 //!    fit.
 //!
@@ -22,6 +23,8 @@
 //! 2. [`FastPath::attach`]: one device after another. The attachment dies with the process.
 //! 3. [`FastPath::publish`]: a routing table. Every packet from then on is decided by it, flows in being included; nothing is scanned.
 //! 4. [`FastPath::sweep`]: ends the flows whose time is over. [`FastPath::flows`] and [`FastPath::counters`] show what is there.
+//!
+//! Meanwhile a thread of its own reads the kernel's notices, so that no flow remembers a way that has changed.
 //!
 //! Apart from all that, [`Dispatcher`] and its program `bpf/sk_lookup.c` give the listeners that are forwarded in user space one socket for
 //! many ports: `docs/decisions/0014-one-socket-for-many-ports.md`.

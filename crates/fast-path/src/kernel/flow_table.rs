@@ -1,4 +1,4 @@
-//! The flow table, read as memory: one cache line a flow, at the index of its NAT address and port.
+//! The flow table, read as memory: a flow at the index of its NAT address and port.
 
 use std::{
     io,
@@ -14,6 +14,8 @@ use super::layout::{FlowKey, ip};
 
 /// 64-bit words of a flow: life, last, five of key, route.
 const WORDS: usize = 8;
+/// Those, and the flow's ways out.
+const STRIDE: usize = 16;
 /// States of a life; higher ones are live.
 const UNANSWERED: u64 = 2;
 const ANSWERED: u64 = 3;
@@ -91,7 +93,7 @@ impl Place {
 impl FlowTable {
     /// Maps the array map `map` of `places` flows.
     pub fn new(map: impl AsFd, places: usize) -> io::Result<Self> {
-        let bytes = places * WORDS * size_of::<AtomicU64>();
+        let bytes = places * STRIDE * size_of::<AtomicU64>();
         // SAFETY: a new mapping of a descriptor that is open; nothing else is at an address that the kernel chooses.
         let at =
             unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ, libc::MAP_SHARED, map.as_fd().as_raw_fd(), 0) };
@@ -104,7 +106,7 @@ impl FlowTable {
     fn words(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {
         let index = usize::try_from(index).ok().filter(|&index| index < self.places)?;
         // SAFETY: within the mapping, which lives as long as `self`; the kernel aligns it to pages.
-        Some(unsafe { self.words.add(index * WORDS).cast().as_ref() })
+        Some(unsafe { self.words.add(index * STRIDE).cast().as_ref() })
     }
 
     /// The flow at `index`, if one lives there.
@@ -128,7 +130,7 @@ impl FlowTable {
 impl Drop for FlowTable {
     fn drop(&mut self) {
         // SAFETY: the mapping that `new` made, of the same length; nothing refers into it beyond `self`.
-        unsafe { libc::munmap(self.words.as_ptr().cast(), self.places * WORDS * size_of::<AtomicU64>()) };
+        unsafe { libc::munmap(self.words.as_ptr().cast(), self.places * STRIDE * size_of::<AtomicU64>()) };
     }
 }
 

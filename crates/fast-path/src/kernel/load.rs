@@ -12,6 +12,7 @@ use super::{
     FastPath, Listening, Maps,
     flow_table::FlowTable,
     layout::{self, Listener, NO_NAT, OwnAddress, Ports},
+    notices::Notices,
     with_causes,
 };
 use crate::{Access, Limits, NatPool, Settings, Unavailable};
@@ -43,6 +44,9 @@ impl FastPath {
         let flows = ebpf.take_map("flows").ok_or_else(|| missing("flows"))?;
         let Map::Array(flows) = flows else { return Err(missing("flows")) };
         let flows = FlowTable::new(flows.fd(), sizes.places).map_err(|error| Unavailable::Kernel(error.to_string()))?;
+        let epoch = ebpf.take_map("epoch").ok_or_else(|| missing("epoch"))?;
+        let notices = Notices::listen(epoch)
+            .map_err(|error| Unavailable::Kernel(format!("cannot listen for changes of routes: {error}")))?;
         let mut fast_path = Self {
             listeners: sizes.rings.iter().map(|ring| Listening { table: None, kernel: listener(ring) }).collect(),
             nat_addresses: in_order(&settings.nat),
@@ -50,6 +54,7 @@ impl FastPath {
             ebpf,
             maps,
             flows,
+            notices,
             endpoints: Arc::default(),
             overrides: HashMap::new(),
             links: HashMap::new(),

@@ -7,6 +7,7 @@ mod dispatcher;
 mod flow_table;
 mod layout;
 mod load;
+mod notices;
 mod publish;
 mod sweep;
 #[doc(hidden)]
@@ -48,6 +49,8 @@ pub struct FastPath {
     ebpf: Ebpf,
     maps: Maps,
     flows: FlowTable,
+    /// Behind the ways that flows remember.
+    notices: notices::Notices,
     /// By the places of the settings.
     listeners: Vec<Listening>,
     /// The endpoints published last.

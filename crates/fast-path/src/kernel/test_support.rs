@@ -41,6 +41,11 @@ pub fn run(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) -> Res
     Ok(Verdict { action: result.return_value.cast_signed(), frame: out, duration: result.duration })
 }
 
+/// The epoch of ways out, after all that the kernel has changed up to now.
+pub fn epoch(fast_path: &FastPath) -> Result<u32, Error> {
+    fast_path.notices.take().map_err(failed("take in changes of routes"))
+}
+
 fn program(fast_path: &FastPath) -> Result<&SchedClassifier, Error> {
     let program = fast_path.ebpf.program("fast_path").and_then(|program| program.try_into().ok());
     program.ok_or_else(|| failed("find the program")(std::io::Error::from(std::io::ErrorKind::NotFound)))

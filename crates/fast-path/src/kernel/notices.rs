@@ -1,0 +1,137 @@
+//! What ways out depend on: every notice of a change to this namespace's links, addresses, neighbours, routes, rules or forwarding
+//! begins a new epoch, in which the program asks the host's routing anew.
+
+use std::{
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use aya::maps::{Map, MapError};
+
+use super::{KernelArray, with_causes};
+
+/// Groups of notices, as bits. Those of `<linux/rtnetlink.h>` above the tenth have no bit of their own there.
+const GROUPS: u32 = (libc::RTMGRP_LINK
+    | libc::RTMGRP_NEIGH
+    | libc::RTMGRP_IPV4_IFADDR
+    | libc::RTMGRP_IPV4_ROUTE
+    | libc::RTMGRP_IPV4_RULE
+    | libc::RTMGRP_IPV6_IFADDR
+    | libc::RTMGRP_IPV6_ROUTE
+    | libc::RTMGRP_IPV6_IFINFO)
+    .cast_unsigned()
+    | group(libc::RTNLGRP_IPV6_RULE)
+    | group(libc::RTNLGRP_IPV4_NETCONF)
+    | group(libc::RTNLGRP_IPV6_NETCONF)
+    | group(libc::RTNLGRP_NEXTHOP);
+
+const fn group(number: u32) -> u32 {
+    1 << (number - 1)
+}
+
+/// The thread that listens, until this value is dropped.
+pub(super) struct Notices {
+    queue: Arc<Mutex<Queue>>,
+    /// The thread ends when this end is closed.
+    _alive: UnixStream,
+}
+
+struct Queue {
+    socket: OwnedFd,
+    map: KernelArray<u32>,
+    epoch: u32,
+}
+
+impl Notices {
+    /// Listens in the namespace of the calling thread, and counts up `map`.
+    pub fn listen(map: Map) -> io::Result<Self> {
+        let map = map.try_into().map_err(|error: MapError| io::Error::other(with_causes(&error)))?;
+        let queue = Arc::new(Mutex::new(Queue { socket: socket()?, map, epoch: 0 }));
+        let (alive, end) = UnixStream::pair()?;
+        let listening = Arc::clone(&queue);
+        thread::Builder::new().name("fast-path-ways".into()).spawn(move || run(&listening, &end))?;
+        Ok(Self { queue, _alive: alive })
+    }
+
+    /// Begins a new epoch if there was a notice; gives the epoch. What the kernel has changed before is taken in.
+    pub fn take(&self) -> io::Result<u32> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+fn run(queue: &Mutex<Queue>, end: &UnixStream) {
+    let socket = queue.lock().unwrap_or_else(PoisonError::into_inner).socket.as_raw_fd();
+    loop {
+        let mut ready = [socket, end.as_raw_fd()].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+        // SAFETY: two descriptors that `queue` and `end` keep open.
+        let waited = unsafe { libc::poll(ready.as_mut_ptr(), 2, -1) };
+        if waited < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            tracing::error!(
+                "cannot wait for changes of routes: {}; the fast path learns of them within a second",
+                io::Error::last_os_error()
+            );
+            return;
+        }
+        if ready[1].revents != 0 {
+            return;
+        }
+        if let Err(error) = queue.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            tracing::error!("cannot take in changes of routes: {error}; the fast path learns of them within a second");
+            return;
+        }
+    }
+}
+
+impl Queue {
+    fn take(&mut self) -> io::Result<u32> {
+        let mut noticed = false;
+        loop {
+            let mut byte = 0u8;
+            // SAFETY: one byte to write to. Of a notice it is enough that it is there; the rest of it is discarded.
+            let read = unsafe { libc::recv(self.socket.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_DONTWAIT) };
+            if read >= 0 {
+                noticed = true;
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => break,
+                Some(libc::EINTR) => {}
+                // More than the queue holds: some are lost, and it does not matter which.
+                Some(libc::ENOBUFS) => noticed = true,
+                _ => return Err(error),
+            }
+        }
+        if noticed {
+            let next = self.epoch.wrapping_add(1);
+            self.map.set(0, next, 0).map_err(|error| io::Error::other(with_causes(&error)))?;
+            self.epoch = next;
+        }
+        Ok(self.epoch)
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    // SAFETY: a system call without arguments in memory.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was made just now and is nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: an all-zero address is one.
+    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).unwrap_or_default();
+    address.nl_groups = GROUPS;
+    let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or_default();
+    // SAFETY: an address of the length that is given, which outlives the call.
+    if unsafe { libc::bind(fd, (&raw const address).cast(), length) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}
