@@ -220,6 +220,26 @@ fn other_ports_and_addresses_of_the_host_are_left_alone() {
 }
 
 #[test]
+fn flows_that_were_never_answered_make_room_for_both_descriptors_of_a_new_one() {
+    let scene = scene();
+    let ip = STATIC_IPV4[0].into();
+    // An endpoint listens on none of these ports.
+    let silent: Vec<_> = (11_000..11_008).map(|port| scene.udp((ip, port))).collect();
+    let idle = scene.edge.descriptors().unwrap();
+    for mut flow in silent {
+        flow.send().unwrap();
+    }
+    wait_until("two descriptors for each flow", LIMIT, || scene.edge.descriptors().is_ok_and(|now| now == idle + 16)).unwrap();
+    scene.edge.limit_descriptors(Some(0)).unwrap();
+    let mut flow = scene.udp((ip, 15_000));
+    assert_eq!(flow.exchange(LIMIT).unwrap().endpoint, "a");
+    scene.edge.limit_descriptors(None).unwrap();
+    let metrics = scene.edge.metrics().unwrap();
+    assert!(metrics.sum("landfall_flows_closed_total", &[("listener", "voice"), ("reason", "evicted")]) >= 1.0);
+    assert_eq!(scene.drops(), 0.0);
+}
+
+#[test]
 fn a_port_that_another_process_has_stops_the_start() {
     let lab = Lab::first_light().unwrap();
     let _taken = lab.edge.enter(|| UdpSocket::bind((STATIC_IPV4[1], 17_777))).unwrap();

@@ -4,7 +4,8 @@
  * in user space. A listener has sockets on one port of each static IP, one for each worker, of which one stands here;
  * among the workers the kernel itself chooses, by addresses and ports, as it does for sockets of that very port.
  *
- * It never drops: what is not ours, or no longer, is looked up as if there were no program.
+ * It never drops, and takes nothing from a program that was there before: what is not ours, or no longer, is looked up as
+ * if there were no program.
  */
 #include "layout.h"
 

@@ -102,6 +102,22 @@ fn connections_to_every_port_come_to_the_one_socket_until_it_closes() {
 }
 
 #[test]
+fn of_two_the_first_is_obeyed_where_it_has_a_socket() {
+    namespace();
+    let [first, second] = [10_000, 10_001].map(|port| UdpSocket::bind((IPV4, port)).unwrap());
+    let mut earlier = start();
+    earlier.hand_over(UDP, Protocol::Udp, IPV4, first.as_fd()).unwrap();
+    let mut later = start();
+    later.hand_over(UDP, Protocol::Udp, IPV4, second.as_fd()).unwrap();
+    let target = (IPV4, 15_000).into();
+    assert_eq!(send(&first, target), Ok(()), "nobody's traffic is taken away");
+    drop(first);
+    assert_eq!(send(&second, target), Ok(()), "as after a drain");
+    drop(later);
+    assert_eq!(send(&second, target), Err(ErrorKind::ConnectionRefused));
+}
+
+#[test]
 fn what_it_was_not_started_for_is_refused() {
     namespace();
     let socket = UdpSocket::bind((IPV4, 10_000)).unwrap();

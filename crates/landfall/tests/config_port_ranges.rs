@@ -97,7 +97,7 @@ fn ports_that_any_socket_may_be_given_are_warned_of() {
         let config = parse(&file("", protocol, ports), &host(lack));
         config.warnings.into_iter().map(|warning| warning.cure).collect()
     };
-    let reserve = "reserve them: sysctl -w net.ipv4.ip_local_reserved_ports=30000-33000";
+    let reserve = "reserve them: sysctl -w net.ipv4.ip_local_reserved_ports=30000-33000; or serve others";
     assert_eq!(warnings("udp", "7, \"30000-33000\"", None), [reserve]);
     assert_eq!(warnings("udp", "\"20000-32767\"", None), [""; 0]);
     // A socket of TCP's own takes the answers along, and sockets for each port hold it.

@@ -217,4 +217,37 @@ mod tests {
         let (length, _) = round(Notes { segment: 1200, tos: 2, port: 0 }, true);
         assert_eq!(length, 48);
     }
+
+    #[test]
+    fn a_socket_for_many_ports_is_told_all_at_once() {
+        for ip in ["127.0.0.1", "::1"] {
+            let socket = std::net::UdpSocket::bind((ip, 0)).unwrap();
+            let (address, ipv6) = (socket.local_addr().unwrap(), ip == "::1");
+            prepare(&socket, ipv6).unwrap();
+            prepare_for_many(&socket, ipv6, 1 << 20).unwrap();
+            receive_runs(&socket);
+            let sender = std::net::UdpSocket::bind((ip, 0)).unwrap();
+            let (level, class) = if ipv6 { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) } else { (libc::IPPROTO_IP, libc::IP_TOS) };
+            switch_on(&sender, level, class).unwrap();
+            // As one message of two segments, which loopback hands on as it is.
+            let mut ancillary = Ancillary::EMPTY;
+            let control = ancillary.write(Notes { segment: 700, tos: 0, port: 0 }, ipv6);
+            let bytes = [7u8; 1400];
+            let mut piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+            sender.connect(address).unwrap();
+            // SAFETY: all zeroes is a valid header; it then points at memory of the lengths that it says, which outlives the call.
+            let sent = unsafe {
+                let mut header: libc::msghdr = std::mem::zeroed();
+                header.msg_iov = &raw mut piece;
+                header.msg_iovlen = 1;
+                header.msg_control = ancillary.0.as_mut_ptr().cast();
+                header.msg_controllen = control as _;
+                libc::sendmsg(sender.as_raw_fd(), &raw const header, 0)
+            };
+            assert_eq!(sent, 1400);
+            let mut batch = crate::udp::batch::Batch::new();
+            assert_eq!(batch.receive(&socket, 0, 1).unwrap(), 1);
+            assert_eq!(batch.get(0).notes, Notes { segment: 700, tos: 1, port: address.port() }, "{ip}");
+        }
+    }
 }

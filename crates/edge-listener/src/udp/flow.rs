@@ -90,6 +90,10 @@ impl Udp {
         if client.port() == 0 {
             return Err(DropReason::NoSourcePort);
         }
+        // The kernel has not told it: a reply would leave from another.
+        if port == 0 {
+            return Err(DropReason::LocalError);
+        }
         let slot = classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to });
         if context.shared.routes.choose(listener, slot).is_none() {
             return Err(DropReason::NoEndpoint);

@@ -38,7 +38,7 @@ impl Outlet {
 
 impl Udp {
     /// The socket that replies to a new flow leave by: from the port `to`, which is one of the receiver's. To be given back with
-    /// [`Udp::leave`].
+    /// [`Udp::leave_outlet`].
     pub(super) fn take_outlet(&mut self, at: usize, to: SocketAddr) -> io::Result<OutletId> {
         let receiver = &mut self.receivers[at];
         if let Some(&id) = receiver.outlets.get(&to.port())

@@ -70,7 +70,8 @@ pub(super) fn check(report: &Report, file: &RawFile, config: &Config, host: &Hos
                 "the kernel gives ports {} to any socket of this host, and from a port that one has no reply can leave",
                 shown(random)
             );
-            let cure = format!("reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={}", shown(&range.value));
+            let cure =
+                format!("reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={}; or serve others", shown(&range.value));
             report.warn(&range.at, Fault::new(reason, cure));
         }
     }
