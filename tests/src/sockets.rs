@@ -6,6 +6,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use socket2::SockAddr;
+
 use crate::wait::Deadline;
 
 /// `SOL_UDP` and `UDP_SEGMENT` of linux/udp.h: one `send` is cut by the kernel into datagrams of this size.
@@ -106,34 +108,34 @@ pub fn cut_sends_into(socket: &UdpSocket, bytes: u16) -> io::Result<()> {
     set_option(socket, libc::SOL_UDP, UDP_SEGMENT, &libc::c_int::from(bytes))
 }
 
-/// The two ECN bits of what the socket sends from now on.
+/// The traffic class, DSCP and ECN, of what the socket sends from now on.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn set_ecn(socket: &UdpSocket, ecn: u8) -> io::Result<()> {
-    let value = libc::c_int::from(ecn);
+pub fn set_class(socket: &UdpSocket, class: u8) -> io::Result<()> {
+    let value = libc::c_int::from(class);
     match socket.local_addr()? {
         SocketAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_TOS, &value),
         SocketAddr::V6(_) => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &value),
     }
 }
 
-/// Lets [`receive_ecn`] see the bits.
+/// Lets [`receive_class`] see it.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn show_ecn(socket: &UdpSocket) -> io::Result<()> {
+pub fn show_class(socket: &UdpSocket) -> io::Result<()> {
     match socket.local_addr()? {
         SocketAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_RECVTOS, &1),
         SocketAddr::V6(_) => set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, &1),
     }
 }
 
-/// Receives one datagram: its length and its two ECN bits.
+/// Receives one datagram: its length, its traffic class and who sent it.
 ///
 /// # Errors
 /// When none comes within the socket's timeout.
-pub fn receive_ecn(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, u8)> {
+pub fn receive_class(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, u8, SocketAddr)> {
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // Aligned as control messages must be.
     let mut control = [0u64; 16];
@@ -143,19 +145,27 @@ pub fn receive_ecn(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, 
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = mem::size_of_val(&control);
-    // SAFETY: everything that `message` points to outlives the call.
-    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) };
-    let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the storage and everything else that `message` points to outlives the call, which writes an address into it.
+    let (received, from) = unsafe {
+        SockAddr::try_init(|storage, length| {
+            message.msg_name = storage.cast();
+            message.msg_namelen = *length;
+            let received = libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0);
+            *length = message.msg_namelen;
+            usize::try_from(received).map_err(|_| io::Error::last_os_error())
+        })
+    }?;
+    let from = from.as_socket().ok_or_else(|| io::Error::other("the kernel did not say the sender"))?;
     // SAFETY: the kernel has filled `control` with whole headers, which the macros walk; data is at least one byte long, and the
     // traffic class an int in the machine's byte order.
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(&raw const message);
         while !header.is_null() {
             match ((*header).cmsg_level, (*header).cmsg_type) {
-                (libc::IPPROTO_IP, libc::IP_TOS) => return Ok((length, *libc::CMSG_DATA(header) & 3)),
+                (libc::IPPROTO_IP, libc::IP_TOS) => return Ok((received, *libc::CMSG_DATA(header), from)),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                     let class = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
-                    return Ok((length, u8::try_from(class & 3).unwrap_or_default()));
+                    return Ok((received, u8::try_from(class).unwrap_or_default(), from));
                 }
                 _ => header = libc::CMSG_NXTHDR(&raw const message, header),
             }
@@ -172,13 +182,14 @@ mod tests {
     fn a_sends_bits_and_pieces_are_seen() {
         let [from, to] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         from.connect(to.local_addr().unwrap()).unwrap();
-        show_ecn(&to).unwrap();
-        set_ecn(&from, 2).unwrap();
+        show_class(&to).unwrap();
+        set_class(&from, 0xba).unwrap();
         cut_sends_into(&from, 4).unwrap();
         from.send(b"abcdefghij").unwrap();
         let mut buffer = [0; 16];
-        let pieces = [(); 3].map(|()| receive_ecn(&to, &mut buffer).unwrap());
-        assert_eq!(pieces, [(4, 2), (4, 2), (2, 2)]);
+        let pieces = [(); 3].map(|()| receive_class(&to, &mut buffer).unwrap());
+        let sender = from.local_addr().unwrap();
+        assert_eq!(pieces, [(4, 0xba, sender), (4, 0xba, sender), (2, 0xba, sender)]);
         assert!(!wait_event(&to, libc::POLLIN, Duration::ZERO).unwrap());
     }
 }

@@ -12,7 +12,7 @@ use landfall_tests::endpoints::{Endpoint, Protocol, Spec};
 use landfall_tests::lab::{End, Lab, Namespace};
 use landfall_tests::on_both_paths;
 use landfall_tests::path::{Families, Path};
-use landfall_tests::sockets::{cut_sends_into, receive_ecn, set_ecn, show_ecn};
+use landfall_tests::sockets::{cut_sends_into, receive_class, set_class, show_class};
 use landfall_tests::wait::wait_until;
 
 const PORT: u16 = 7000;
@@ -124,9 +124,12 @@ fn carries_marks_of_bundles(from: &UdpSocket, to: &UdpSocket) -> bool {
     let bundle = datagram(1, 100 * PIECES);
     cut_sends_into(from, 100).unwrap();
     let carried = (0..200).all(|number: u8| {
-        set_ecn(from, number % 4).unwrap();
+        set_class(from, number % 4).unwrap();
         from.send(&bundle).unwrap();
-        (0..PIECES).all(|_| receive_ecn(to, &mut buffer).unwrap() == (100, number % 4))
+        (0..PIECES).all(|_| {
+            let (length, class, _) = receive_class(to, &mut buffer).unwrap();
+            (length, class) == (100, number % 4)
+        })
     });
     cut_sends_into(from, 0).unwrap();
     carried
@@ -137,14 +140,14 @@ const MARKS: [u8; 16] = [2, 2, 2, 3, 2, 3, 2, 3, 0, 0, 2, 1, 1, 3, 3, 0];
 
 fn send_marked(from: &UdpSocket) {
     for (number, mark) in MARKS.iter().enumerate() {
-        set_ecn(from, *mark).unwrap();
+        set_class(from, *mark).unwrap();
         from.send(&datagram(number, 100)).unwrap();
     }
 }
 
 fn receive_marked(to: &UdpSocket) -> Vec<u8> {
     let mut buffer = [0; 200];
-    (0..MARKS.len()).map(|_| receive_ecn(to, &mut buffer).unwrap().1).collect()
+    (0..MARKS.len()).map(|_| receive_class(to, &mut buffer).unwrap().1).collect()
 }
 
 /// A router on one side marks a packet, and the end on the other side must learn of it, or it never slows down. A bundle of datagrams
@@ -154,7 +157,7 @@ fn the_ecn_bits_of_every_datagram_are_carried_both_ways(path: Path) {
     for &families in path.families() {
         let scene = scene(path, families, near());
         scene.every_way(false, |way, from, to| {
-            show_ecn(to).unwrap();
+            show_class(to).unwrap();
             send_marked(from);
             let marks = receive_marked(to);
             if marks != MARKS {

@@ -68,7 +68,7 @@ reasons! {
         Draining = "draining",
         /// The process or host has no descriptor left for the flow.
         NoDescriptors = "no_descriptors",
-        /// The datagram came from port 0, which no reply can reach (UDP).
+        /// The datagram came from port 0 or from the address `::`, which no reply can reach (UDP).
         NoSourcePort = "no_source_port",
         /// No endpoint in the ranking could be addressed.
         Unreachable = "endpoint_unreachable",

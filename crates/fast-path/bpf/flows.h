@@ -175,6 +175,10 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	table = table_of(listener);
 	if (!table)
 		return DROP_LOCAL_ERROR;
+	if (!key->client_port)
+		return DROP_NO_SOURCE_PORT;
+	if (is_nobody(&key->client, v6))
+		return DROP_INVALID_SOURCE;
 	hash = flow_hash(hash_seed, key, listener->flags & LISTENER_SOURCE_IP);
 	route.slot = hash >> 48;
 	if (!choose(table, key, v6, &route))

@@ -9,6 +9,20 @@ static __always_inline bool is_v4(const union address *address)
 	return address->half[0] == 0 && address->word[2] == swap32(0xffff);
 }
 
+/*
+ * Whether no host has this address, so that a router drops what comes from it: 0.0.0.0/8, 127.0.0.0/8, multicast and beyond;
+ * ::, ::1, multicast, and an IPv4 address in an IPv6 packet, which would be taken for that IPv4 client.
+ */
+static __always_inline bool is_nobody(const union address *client, bool v6)
+{
+	u8 first = client->byte[12];
+
+	if (v6)
+		return client->byte[0] == 0xff || is_v4(client) ||
+		       (client->half[0] == 0 && !client->word[2] && !(client->word[3] & ~swap32(1)));
+	return first == 0 || first == 127 || first >= 224;
+}
+
 static __always_inline struct client_key client_of(const struct flow_key *key, u32 listener)
 {
 	struct client_key client = { .client = key->client, .listener = listener };

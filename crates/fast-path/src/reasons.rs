@@ -41,6 +41,10 @@ reasons! {
         NoEndpoint = "no_endpoint",
         /// The edge is draining and takes no new flow.
         Draining = "draining",
+        /// The packet came from port 0, which no reply can reach.
+        NoSourcePort = "no_source_port",
+        /// The packet came from an address that no host has, such as a loopback or multicast one.
+        InvalidSource = "invalid_source",
         /// The host has no route to the endpoint.
         EndpointUnreachable = "endpoint_unreachable",
         /// The host has no route to the client.

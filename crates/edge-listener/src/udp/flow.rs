@@ -86,8 +86,8 @@ impl Udp {
     pub(super) fn open(&mut self, context: &Context, at: usize, client: SocketAddr, port: u16) -> Result<FlowId, DropReason> {
         let Receiver { listener, address, classifier, .. } = self.receivers[at];
         let to = SocketAddr::new(address.ip(), port);
-        // No reply would reach it.
-        if client.port() == 0 {
+        // No reply would reach it. What is sent to the unspecified address goes to this host itself.
+        if client.port() == 0 || client.ip().is_unspecified() {
             return Err(DropReason::NoSourcePort);
         }
         // The kernel has not told it: a reply would leave from another.

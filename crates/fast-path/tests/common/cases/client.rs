@@ -139,6 +139,51 @@ pub const CASES: &[Case] = &[
         counts: "no_route.endpoint_unreachable 1, no_route.opened 1",
         packet: |bed| dropped("client", bed.v4(7011).frame()),
     },
+    Case {
+        what: "from port 0",
+        counts: "plain.no_source_port 1",
+        packet: |bed| {
+            let mut datagram = bed.v4(7000);
+            datagram.from.set_port(0);
+            dropped("client", datagram.frame())
+        },
+    },
+    Case {
+        what: "from an address that no host has",
+        counts: "plain.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("127.0.0.1", 7000).frame()),
+    },
+    Case {
+        what: "from a multicast address",
+        counts: "plain.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("224.0.0.1", 7000).frame()),
+    },
+    Case {
+        what: "from 0.0.0.0",
+        counts: "plain.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("0.0.0.0", 7000).frame()),
+    },
+    Case {
+        what: "IPv6: from the loopback address",
+        counts: "six.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("::1", 7001).frame()),
+    },
+    Case { what: "IPv6: from ::", counts: "six.invalid_source 1", packet: |bed| dropped("client", bed.from("::", 7001).frame()) },
+    Case {
+        what: "IPv6: from a multicast address",
+        counts: "six.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("ff02::1", 7001).frame()),
+    },
+    Case {
+        what: "IPv6: an IPv4 client's address is not that client",
+        counts: "six.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("::ffff:198.18.64.9", 7001).frame()),
+    },
+    Case {
+        what: "IPv6: ::2 is a client like any other",
+        counts: "up six 2 5, six.opened 1",
+        packet: |bed| up(bed.from("::2", 7001)),
+    },
     Case { what: "the table refuses", counts: "none.no_endpoint 1", packet: |bed| dropped("client", bed.v4(7009).frame()) },
     Case {
         what: "the endpoint is of the other family",
