@@ -76,6 +76,15 @@ mod bench {
         datagram
     }
 
+    /// Has the endpoint of a flow answer.
+    fn answer(fast_path: &FastPath, number: u32) {
+        let flow = fast_path.flow(client(number), at(VIP)).unwrap().unwrap();
+        let address = if flow.endpoint.index() == 0 { "198.18.2.2:7000" } else { "198.18.2.3:7000" };
+        let mut datagram = Datagram::new(at(address), flow.nat);
+        datagram.macs = (world::ENDPOINTS[flow.endpoint.index()], world::SERVER_SIDE);
+        test_support::run(fast_path, &datagram.frame(), world::number("server"), 1).unwrap();
+    }
+
     /// What it takes to run each datagram once; building them is not counted.
     fn runs(fast_path: &FastPath, count: u32, datagram: &dyn Fn(u32) -> Datagram) -> Duration {
         let client_side = world::number("client");
@@ -125,6 +134,8 @@ mod bench {
         report("a new flow, of a million", runs(&fast_path, FLOWS, &datagram));
         report("a datagram of a flow, of a million", runs(&fast_path, FLOWS, &datagram));
         report("a datagram of one of 64 flows", runs(&fast_path, FLOWS, &|number| datagram(number % 64)));
+        (0..64).for_each(|number| answer(&fast_path, number));
+        report("a datagram of one of 64 flows that were answered", runs(&fast_path, FLOWS, &|number| datagram(number % 64)));
         let counted = fast_path.counters().unwrap().listeners.remove(0);
         println!("{:<55} {:>10}", "flows open", counted.active);
         println!("{:<55} {:>10}", "new flows refused", counted.drops.iter().sum::<u64>());

@@ -188,7 +188,8 @@ static __noinline int icmp(struct __sk_buff *skb, const struct packet *p, const 
 	way = ask_way(skb, p, &t, passage.direction, &out);
 	if (way < 0)
 		return drop(number, -1 - way);
-	if (!write_quote(skb, p, &quote, &t) || !write_headers(skb, p, &t, &out, listener->flags, way == 0))
+	if (!write_quote(skb, p, &quote, &t) ||
+	    !write_headers(skb, p, &t, &out, address_change(p, &t), listener->flags, way == 0))
 		return drop(number, DROP_LOCAL_ERROR);
 	counts = counts_of(number);
 	if (counts)

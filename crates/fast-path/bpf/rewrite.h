@@ -69,13 +69,13 @@ static __always_inline bool write_v6(struct __sk_buff *skb, const struct transla
 	return true;
 }
 
-/* The IP header, and the Ethernet header where the neighbour is known. */
+/* The IP header, and the Ethernet header where the neighbour is known. `change`: of the addresses. */
 static __always_inline bool write_headers(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
-					  const union way *way, u32 flags, bool neighbour)
+					  const union way *way, u32 change, u32 flags, bool neighbour)
 {
 	bool carry_dscp = flags & LISTENER_CARRY_DSCP;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	u32 change = address_change(p, t), length = p->v6 ? ETH_HLEN + 40 : ETH_HLEN + 20;
+	u32 length = p->v6 ? ETH_HLEN + 40 : ETH_HLEN + 20;
 	struct ethhdr *eth;
 
 	if (data + length > end && bpf_skb_pull_data(skb, length))
@@ -95,12 +95,13 @@ static __always_inline bool write_headers(struct __sk_buff *skb, const struct pa
 }
 
 /* Ports and checksum of a UDP header. A checksum of zero is none, and stays. */
-static __always_inline bool write_udp(struct __sk_buff *skb, const struct packet *p, const struct translation *t)
+static __always_inline bool write_udp(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
+				      u32 change)
 {
 	u32 from = (u32)p->dport << 16 | p->sport, to = (u32)t->dport << 16 | t->sport;
 	u32 check = p->l4 + offsetof(struct udphdr, check);
 
-	return !bpf_l4_csum_replace(skb, check, 0, address_change(p, t), BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0) &&
+	return !bpf_l4_csum_replace(skb, check, 0, change, BPF_F_PSEUDO_HDR | BPF_F_MARK_MANGLED_0) &&
 	       !bpf_l4_csum_replace(skb, check, from, to, BPF_F_MARK_MANGLED_0 | sizeof(from)) &&
 	       !bpf_skb_store_bytes(skb, p->l4, &to, sizeof(to), 0);
 }

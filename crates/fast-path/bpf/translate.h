@@ -84,6 +84,7 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p, str
 	struct listener *listener = bpf_map_lookup_elem(&listeners, &number);
 	union way out;
 	struct translation t;
+	u32 change;
 	int way;
 
 	if (!listener || !translate(passage, &t))
@@ -95,9 +96,10 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p, str
 		drop(number, -1 - way);
 		return way == -1 - DROP_TOO_BIG ? TOO_BIG + out.mtu : TC_ACT_SHOT;
 	}
-	if (!(p->odd & FRAGMENT_LATER) && !write_udp(skb, p, &t))
+	change = address_change(p, &t);
+	if (!(p->odd & FRAGMENT_LATER) && !write_udp(skb, p, &t, change))
 		return drop(number, DROP_LOCAL_ERROR);
-	if (!write_headers(skb, p, &t, &out, listener->flags, way == 0))
+	if (!write_headers(skb, p, &t, &out, change, listener->flags, way == 0))
 		return drop(number, DROP_LOCAL_ERROR);
 	count_carried(skb, p, number, passage->route.endpoint, passage->direction);
 	return send(&out, way == 0);

@@ -7,6 +7,7 @@ mod dispatcher;
 mod flow_table;
 mod layout;
 mod load;
+mod neighbours;
 mod notices;
 mod publish;
 mod sweep;

@@ -1,5 +1,6 @@
 //! What ways out depend on: every notice of a change to this namespace's links, addresses, neighbours, routes, rules or forwarding
-//! begins a new epoch, in which the program asks the host's routing anew.
+//! begins a new epoch, in which the program asks the host's routing anew. A burst of them begins one in [`PAUSE`], because each has every
+//! busy flow ask once.
 
 use std::{
     io,
@@ -13,7 +14,7 @@ use std::{
 
 use aya::maps::{Map, MapError};
 
-use super::{KernelArray, with_causes};
+use super::{KernelArray, neighbours::Neighbours, with_causes};
 
 /// Groups of notices, as bits. Those of `<linux/rtnetlink.h>` above the tenth have no bit of their own there.
 const GROUPS: u32 = (libc::RTMGRP_LINK
@@ -34,6 +35,12 @@ const fn group(number: u32) -> u32 {
     1 << (number - 1)
 }
 
+/// Between two epochs, in which packets may go on as before: less than a router takes to see a change.
+const PAUSE: libc::c_int = 2; // ms
+
+/// As much as the kernel writes at once.
+const BUFFER: usize = 32 << 10;
+
 /// The thread that listens, until this value is dropped.
 pub(super) struct Notices {
     queue: Arc<Mutex<Queue>>,
@@ -43,6 +50,7 @@ pub(super) struct Notices {
 
 struct Queue {
     socket: OwnedFd,
+    neighbours: Neighbours,
     map: KernelArray<u32>,
     epoch: u32,
 }
@@ -51,7 +59,7 @@ impl Notices {
     /// Listens in the namespace of the calling thread, and counts up `map`.
     pub fn listen(map: Map) -> io::Result<Self> {
         let map = map.try_into().map_err(|error: MapError| io::Error::other(with_causes(&error)))?;
-        let queue = Arc::new(Mutex::new(Queue { socket: socket()?, map, epoch: 0 }));
+        let queue = Arc::new(Mutex::new(Queue { socket: socket()?, neighbours: Neighbours::default(), map, epoch: 0 }));
         let (alive, end) = UnixStream::pair()?;
         let listening = Arc::clone(&queue);
         thread::Builder::new().name("fast-path-ways".into()).spawn(move || run(&listening, &end))?;
@@ -84,18 +92,22 @@ fn run(queue: &Mutex<Queue>, end: &UnixStream) {
             tracing::error!("cannot take in changes of routes: {error}; the fast path learns of them within a second");
             return;
         }
+        let mut ended = libc::pollfd { fd: end.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: a descriptor that `end` keeps open. Cut short by a signal, the pause is shorter.
+        unsafe { libc::poll(&raw mut ended, 1, PAUSE) };
     }
 }
 
 impl Queue {
     fn take(&mut self) -> io::Result<u32> {
         let mut noticed = false;
+        let mut buffer = [0u8; BUFFER];
         loop {
-            let mut byte = 0u8;
-            // SAFETY: one byte to write to. Of a notice it is enough that it is there; the rest of it is discarded.
-            let read = unsafe { libc::recv(self.socket.as_raw_fd(), (&raw mut byte).cast(), 1, libc::MSG_DONTWAIT) };
-            if read >= 0 {
-                noticed = true;
+            // SAFETY: writes into the buffer, and no more than there is room for.
+            let read =
+                unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+            if let Ok(length) = usize::try_from(read) {
+                noticed |= self.neighbours.news(&buffer[..length]);
                 continue;
             }
             let error = io::Error::last_os_error();
@@ -103,7 +115,10 @@ impl Queue {
                 Some(libc::EAGAIN) => break,
                 Some(libc::EINTR) => {}
                 // More than the queue holds: some are lost, and it does not matter which.
-                Some(libc::ENOBUFS) => noticed = true,
+                Some(libc::ENOBUFS) => {
+                    self.neighbours.forget();
+                    noticed = true;
+                }
                 _ => return Err(error),
             }
         }
