@@ -27,14 +27,13 @@ static __always_inline void count_pinned(u32 endpoint)
 		counts->opened++;
 }
 
-/* A super-packet that the device has put together counts as the datagrams that it stands for. */
-static __always_inline void count_carried(struct __sk_buff *skb, const struct packet *p, u32 listener, u32 endpoint,
+/* `packets`: the datagrams that a super-packet stands for, or 1. */
+static __always_inline void count_carried(u64 packets, const struct packet *p, u32 listener, u32 endpoint,
 					  enum direction direction)
 {
 	struct endpoint_counts *of_endpoint = bpf_map_lookup_elem(&endpoint_counts, &endpoint);
 	struct counts *counts = counts_of(listener);
 	u64 bytes = p->odd & FRAGMENT_LATER ? p->body : p->body - sizeof(struct udphdr);
-	u64 packets = skb->gso_segs > 1 ? skb->gso_segs : 1;
 
 	direction &= 1;
 	if (counts) {

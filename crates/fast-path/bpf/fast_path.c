@@ -39,10 +39,12 @@ static __always_inline struct flow *live_flow(struct flow_ref *ref)
 #include "too_big.h"
 #include "way.h"
 
-/* A client's datagram: its flow, opened if there is none, moved if it must leave its endpoint. */
-static __noinline int from_client(struct __sk_buff *skb, const struct packet *p, u32 number)
+/*
+ * The passage of a client's datagram: its flow, opened if there is none, moved if it must leave its endpoint. Gives -1,
+ * or why it is refused.
+ */
+static __always_inline int client_passage(const struct packet *p, u32 number, struct passage *passage)
 {
-	struct passage passage = { .direction = TO_ENDPOINT, .now = bpf_ktime_get_coarse_ns() };
 	struct listener *listener = bpf_map_lookup_elem(&listeners, &number);
 	struct flow_key key = {
 		.client = p->src,
@@ -56,49 +58,79 @@ static __noinline int from_client(struct __sk_buff *skb, const struct packet *p,
 	struct table *table;
 	union route moved;
 
+	passage->direction = TO_ENDPOINT;
+	passage->now = bpf_ktime_get_coarse_ns();
 	if (!listener || !counts)
-		return TC_ACT_SHOT;
-	passage.flow = flow_by_key(&key, &passage.ref);
-	if (!passage.flow) {
-		refused = open_flow(&passage, &key, listener, number, p->v6);
-		if (refused >= 0 || !passage.flow)
-			return drop(number, refused);
+		return DROP_LOCAL_ERROR;
+	passage->flow = flow_by_key(&key, &passage->ref);
+	if (!passage->flow) {
+		refused = open_flow(passage, &key, listener, number, p->v6);
+		if (refused >= 0 || !passage->flow)
+			return refused;
 	} else {
-		touch(&passage);
+		touch(passage);
 	}
-	if (p->odd & FRAGMENT_FIRST)
-		remember(p, &passage);
-	passage.route.whole = READ_ONCE(passage.flow->route.whole);
+	passage->route.whole = READ_ONCE(passage->flow->route.whole);
 	table = table_of(listener);
-	if (table && unlikely(must_leave(table, passage.route.endpoint, listener->flags))) {
-		moved = passage.route;
-		if (choose(table, &key, p->v6, &moved) && moved.endpoint != passage.route.endpoint) {
-			WRITE_ONCE(passage.flow->route.whole, moved.whole);
-			passage.route = moved;
+	if (table && unlikely(must_leave(table, passage->route.endpoint, listener->flags))) {
+		moved = passage->route;
+		if (choose(table, &key, p->v6, &moved) && moved.endpoint != passage->route.endpoint) {
+			WRITE_ONCE(passage->flow->route.whole, moved.whole);
+			passage->route = moved;
 			counts->moved++;
 			count_pinned(moved.endpoint);
 		}
 	}
+	return -1;
+}
+
+/*
+ * The passage of a reply: only from the endpoint that the flow is at now. Gives -1, or why it is refused, which is
+ * counted for `*number`.
+ */
+static __always_inline int endpoint_passage(const struct packet *p, const struct own_address *own, struct passage *passage,
+					    u32 *number)
+{
+	u64 life;
+
+	passage->direction = TO_CLIENT;
+	passage->now = bpf_ktime_get_coarse_ns();
+	passage->ref.index = (u32)own->nat << 16 | swap16(p->dport);
+	passage->flow = live_flow(&passage->ref);
+	*number = no_listener;
+	if (!passage->flow)
+		return DROP_NO_FLOW;
+	passage->route.whole = READ_ONCE(passage->flow->route.whole);
+	*number = passage->route.listener;
+	if (!is_endpoint(&passage->route, &p->src, p->sport))
+		return DROP_NOT_FROM_ENDPOINT;
+	life = READ_ONCE(passage->flow->life);
+	if (STATE(life) == UNANSWERED)
+		swap_life(passage->flow, life, LIFE(GENERATION(life), ANSWERED));
+	touch(passage);
+	return -1;
+}
+
+static __noinline int from_client(struct __sk_buff *skb, const struct packet *p, u32 number)
+{
+	struct passage passage = {};
+	int refused = client_passage(p, number, &passage);
+
+	if (refused >= 0 || !passage.flow)
+		return drop(number, refused);
+	if (p->odd & FRAGMENT_FIRST)
+		remember(p, &passage);
 	return forward(skb, p, &passage);
 }
 
-/* A reply: only from the endpoint that the flow is at now. */
 static __noinline int from_endpoint(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
 {
-	struct passage passage = { .direction = TO_CLIENT, .now = bpf_ktime_get_coarse_ns() };
-	u64 life;
+	struct passage passage = {};
+	u32 number;
+	int refused = endpoint_passage(p, own, &passage, &number);
 
-	passage.ref.index = (u32)own->nat << 16 | swap16(p->dport);
-	passage.flow = live_flow(&passage.ref);
-	if (!passage.flow)
-		return drop(no_listener, DROP_NO_FLOW);
-	passage.route.whole = READ_ONCE(passage.flow->route.whole);
-	if (!is_endpoint(&passage.route, &p->src, p->sport))
-		return drop(passage.route.listener, DROP_NOT_FROM_ENDPOINT);
-	life = READ_ONCE(passage.flow->life);
-	if (STATE(life) == UNANSWERED)
-		swap_life(passage.flow, life, LIFE(GENERATION(life), ANSWERED));
-	touch(&passage);
+	if (refused >= 0 || !passage.flow)
+		return drop(number, refused);
 	if (p->odd & FRAGMENT_FIRST)
 		remember(p, &passage);
 	return forward(skb, p, &passage);
@@ -187,5 +219,7 @@ int end_flows(struct __sk_buff *skb)
 	}
 	return ended;
 }
+
+#include "xdp.h"
 
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -218,6 +218,7 @@ struct counts {
 	u64 icmp[2];
 	u64 ended[ENDS];
 	u64 drops[DROPS];
+	u64 by_xdp; /* of the packets, those that XDP carried */
 };
 
 struct endpoint_counts {
@@ -225,6 +226,15 @@ struct endpoint_counts {
 	u64 bytes[2];
 	u64 opened;  /* flows that began here, or moved here */
 	u64 refused; /* ICMP errors that came back */
+};
+
+/* XDP's packets reach whoever is behind this device when it sends them by XDP_TX. */
+#define DEVICE_SENDS 1
+
+/* A device that XDP takes packets from. */
+struct device {
+	u8 mac[6];
+	u16 flags;
 };
 
 /* By which device a packet from `src` to `dst` would leave that came in at `device`. */

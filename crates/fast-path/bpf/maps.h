@@ -153,6 +153,22 @@ struct {
 	__type(value, struct endpoint_counts);
 } endpoint_counts SEC(".maps");
 
+/* By index, those that XDP takes packets from; */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, struct device);
+} xdp_devices SEC(".maps");
+
+/* and those that take packets from XDP on another one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, struct bpf_devmap_val);
+} xdp_ports SEC(".maps");
+
 /* When the process was last told of an endpoint's ICMP error. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

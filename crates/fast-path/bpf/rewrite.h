@@ -25,9 +25,8 @@ static __always_inline u32 address_change(const struct packet *p, const struct t
 	return bpf_csum_diff(&p->src, 2 * sizeof(union address), &t->src, 2 * sizeof(union address), 0);
 }
 
-static __always_inline bool write_v4(struct __sk_buff *skb, const struct translation *t, u32 change, bool carry_dscp)
+static __always_inline bool write_v4(void *data, void *end, const struct translation *t, u32 change, bool carry_dscp)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct iphdr *ip = data + ETH_HLEN;
 	u64 sum = change;
 
@@ -46,13 +45,12 @@ static __always_inline bool write_v4(struct __sk_buff *skb, const struct transla
 	return true;
 }
 
-/* `change`: of everything in the packet so far; the device's sum over it, if there is one, must follow. */
-static __always_inline bool write_v6(struct __sk_buff *skb, const struct translation *t, u32 change, bool carry_dscp)
+/* `change`: of everything in the packet so far, and in the end with this; the device's sum, if there is one, must follow. */
+static __always_inline bool write_v6(void *data, void *end, const struct translation *t, u32 *change, bool carry_dscp)
 {
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ipv6hdr *ip = data + ETH_HLEN;
 	u8 *head = data + ETH_HLEN;
-	u64 sum = change;
+	u64 sum = *change;
 
 	if ((void *)(ip + 1) > end)
 		return false;
@@ -65,7 +63,18 @@ static __always_inline bool write_v6(struct __sk_buff *skb, const struct transla
 	ip->hop_limit--;
 	__builtin_memcpy(&ip->saddr, &t->src, 16);
 	__builtin_memcpy(&ip->daddr, &t->dst, 16);
-	bpf_csum_update(skb, fold(sum));
+	*change = fold(sum);
+	return true;
+}
+
+static __always_inline bool write_macs(void *data, void *end, const union way *way)
+{
+	struct ethhdr *eth = data;
+
+	if ((void *)(eth + 1) > end)
+		return false;
+	__builtin_memcpy(eth->h_dest, way->dmac, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, way->smac, ETH_ALEN);
 	return true;
 }
 
@@ -76,21 +85,18 @@ static __always_inline bool write_headers(struct __sk_buff *skb, const struct pa
 	bool carry_dscp = flags & LISTENER_CARRY_DSCP;
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	u32 length = p->v6 ? ETH_HLEN + 40 : ETH_HLEN + 20;
-	struct ethhdr *eth;
 
-	if (data + length > end && bpf_skb_pull_data(skb, length))
+	if (data + length > end) {
+		if (bpf_skb_pull_data(skb, length))
+			return false;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+	}
+	if (!p->v6)
+		return write_v4(data, end, t, change, carry_dscp) && (!neighbour || write_macs(data, end, way));
+	if (!write_v6(data, end, t, &change, carry_dscp) || (neighbour && !write_macs(data, end, way)))
 		return false;
-	if (!(p->v6 ? write_v6(skb, t, change, carry_dscp) : write_v4(skb, t, change, carry_dscp)))
-		return false;
-	if (!neighbour)
-		return true;
-	data = (void *)(long)skb->data;
-	end = (void *)(long)skb->data_end;
-	eth = data;
-	if ((void *)(eth + 1) > end)
-		return false;
-	__builtin_memcpy(eth->h_dest, way->dmac, ETH_ALEN);
-	__builtin_memcpy(eth->h_source, way->smac, ETH_ALEN);
+	bpf_csum_update(skb, change);
 	return true;
 }
 

@@ -101,6 +101,6 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p, str
 		return drop(number, DROP_LOCAL_ERROR);
 	if (!write_headers(skb, p, &t, &out, change, listener->flags, way == 0))
 		return drop(number, DROP_LOCAL_ERROR);
-	count_carried(skb, p, number, passage->route.endpoint, passage->direction);
+	count_carried(skb->gso_segs > 1 ? skb->gso_segs : 1, p, number, passage->route.endpoint, passage->direction);
 	return send(&out, way == 0);
 }

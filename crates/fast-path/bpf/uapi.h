@@ -65,6 +65,7 @@ static long (*const bpf_redirect_neigh)(u32 ifindex, void *params, int plen, u64
 static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, u32 len, u64 flags) = (void *)BPF_FUNC_skb_change_tail;
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, s32 len, u32 mode, u64 flags) =
 	(void *)BPF_FUNC_skb_adjust_room;
+static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)BPF_FUNC_redirect_map;
 static long (*const bpf_ringbuf_output)(void *map, void *data, u64 size, u64 flags) = (void *)BPF_FUNC_ringbuf_output;
 
 /* The load is all that is wanted: a value that another processor may be writing is read once. */

@@ -18,6 +18,8 @@ pub struct ListenerCounters {
     pub to_endpoint: Traffic,
     /// From endpoints.
     pub to_client: Traffic,
+    /// Packets of both directions that XDP carried; the others were TCX's.
+    pub by_xdp: u64,
     /// ICMP errors translated: to endpoints, to clients.
     pub icmp: [u64; 2],
     /// Flows that began.

@@ -40,12 +40,12 @@ mod unavailable;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
 mod kernel;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
-pub use kernel::{Dispatcher, FastPath, Refusals, clock, devices, test_support};
+pub use kernel::{Dispatcher, FastPath, Refusals, clock, devices, test_support, unfit_for_xdp};
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
 mod stub;
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
-pub use stub::{Dispatcher, FastPath, Refusals, clock, devices};
+pub use stub::{Dispatcher, FastPath, Refusals, clock, devices, unfit_for_xdp};
 
 pub use counters::{Counters, EndpointCounters, ListenerCounters, Traffic};
 pub use flow::{FlowEntry, Sweep, Timeouts};

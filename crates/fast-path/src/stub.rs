@@ -51,6 +51,12 @@ pub fn clock() -> Duration {
     Duration::ZERO
 }
 
+/// There is no XDP either.
+#[allow(clippy::missing_errors_doc, reason = "it gives none")]
+pub fn unfit_for_xdp(_device: &str) -> std::io::Result<Option<String>> {
+    Ok(Some(Unavailable::Platform.to_string()))
+}
+
 #[allow(clippy::missing_errors_doc, reason = "none of these can be called")]
 impl FastPath {
     /// Says why there is none.
@@ -65,6 +71,26 @@ impl FastPath {
 
     /// Cannot be called.
     pub fn detach(&mut self, _device: &str) -> Result<(), Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn attach_xdp(&mut self, _name: &str) -> Result<(), Error> {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn detach_xdp(&mut self, _name: &str) {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn has_xdp(&self, _name: &str) -> bool {
+        match *self {}
+    }
+
+    /// Cannot be called.
+    pub fn follow(&mut self, _name: &str) -> Result<(), Error> {
         match *self {}
     }
 

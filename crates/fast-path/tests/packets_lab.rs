@@ -11,12 +11,22 @@ use common::{
     bed::Bed,
     cases::{self, Case, Outcome},
 };
+use fast_path::test_support::Verdict;
 
 static EMBEDDED: &[u8] = include_bytes!("../bpf/fast_path.o");
 
 const PASSED: i32 = -1;
 const DROPPED: i32 = 2;
 const REDIRECTED: i32 = 7;
+
+const XDP_DROPPED: i32 = 1;
+const XDP_PASSED: i32 = 2;
+const XDP_SENT_BACK: i32 = 3;
+const XDP_REDIRECTED: i32 = 4;
+
+/// What only TCX does of a common packet: waits for a neighbour, answers, and refuses for what the routing says.
+const LEFT_TO_TCX: &[&str] =
+    &["unresolved", "endpoint_unreachable", "client_unreachable", "datagram_too_big", "forwarding_off", "malformed"];
 
 /// `up L E B` and `down L E B` written out, and every other count as it stands.
 fn expected(counts: &str) -> BTreeMap<String, u64> {
@@ -37,14 +47,30 @@ fn expected(counts: &str) -> BTreeMap<String, u64> {
     all
 }
 
+fn changes(bed: &Bed, before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let mut changes = bed.counts();
+    changes.iter_mut().for_each(|(name, count)| *count -= before.get(name).copied().unwrap_or(0));
+    changes.retain(|_, count| *count > 0);
+    changes
+}
+
 /// What `case` gets wrong.
 fn failures(bed: &mut Bed, case: &Case) -> Vec<String> {
     let (device, frame, outcome) = (case.packet)(bed);
     let before = bed.counts();
     let verdict = bed.run_at(device, &frame);
-    let mut changes = bed.counts();
-    changes.iter_mut().for_each(|(name, count)| *count -= before.get(name).copied().unwrap_or(0));
-    changes.retain(|_, count| *count > 0);
+    check(case, &before, bed, verdict, frame, outcome)
+}
+
+fn check(
+    case: &Case,
+    before: &BTreeMap<String, u64>,
+    bed: &Bed,
+    verdict: Verdict,
+    frame: Vec<u8>,
+    outcome: Outcome,
+) -> Vec<String> {
+    let changes = changes(bed, before);
     let mut failures = Vec::new();
     if changes != expected(case.counts) {
         failures.push(format!("counted {changes:?}, expected {:?}", expected(case.counts)));
@@ -61,6 +87,58 @@ fn failures(bed: &mut Bed, case: &Case) -> Vec<String> {
         failures.push(format!("became {}\n      expected {}", hex(&verdict.frame), hex(&out)));
     }
     failures
+}
+
+/// Whether XDP has to carry or drop the frame of this case itself: UDP to a port of ours, without anything odd.
+fn is_xdps(case: &Case, frame: &[u8], outcome: &Outcome) -> bool {
+    let common = match frame[12..14] {
+        [8, 0] => frame[14] == 0x45 && frame[20] & 0x3f == 0 && frame[21] == 0 && frame[23] == 17 && frame[22] > 1,
+        [0x86, 0xdd] => frame[20] == 17 && frame[21] > 1,
+        _ => false,
+    };
+    common && !matches!(outcome, Outcome::Passed) && !LEFT_TO_TCX.iter().any(|word| case.counts.contains(word))
+}
+
+/// As [`failures`], with XDP before TCX: what XDP does not pass is as TCX would have it, and what it passes is untouched and as TCX has
+/// it then. Also says whether XDP did it.
+fn xdp_failures(bed: &mut Bed, case: &Case) -> (bool, Vec<String>) {
+    let (device, frame, outcome) = (case.packet)(bed);
+    let before = bed.counts();
+    let must = is_xdps(case, &frame, &outcome);
+    let verdict = bed.run_xdp_at(device, &frame);
+    if verdict.action == XDP_PASSED {
+        let mut failures = Vec::new();
+        if must {
+            failures.push("XDP passed it".to_owned());
+        }
+        if verdict.frame != frame {
+            failures.push(format!("XDP passed it as {}", hex(&verdict.frame)));
+        }
+        let verdict = bed.run_at(device, &frame);
+        failures.extend(check(case, &before, bed, verdict, frame, outcome));
+        return (false, failures);
+    }
+    let changes = changes(bed, &before);
+    let mut wanted = expected(case.counts);
+    let carried = case.counts.split(", ").find_map(|count| count.strip_prefix("up ").or(count.strip_prefix("down ")));
+    if let Some(listener) = carried.and_then(|rest| rest.split(' ').next()) {
+        wanted.insert(format!("{listener}.by_xdp"), 1);
+    }
+    let mut failures = Vec::new();
+    if changes != wanted {
+        failures.push(format!("counted {changes:?}, expected {wanted:?}"));
+    }
+    match (outcome, verdict.action) {
+        (Outcome::Dropped, XDP_DROPPED) => {}
+        (Outcome::Becomes(expected), XDP_REDIRECTED | XDP_SENT_BACK) => {
+            let out = expected(bed);
+            if verdict.frame != out {
+                failures.push(format!("became {}\n      expected {}", hex(&verdict.frame), hex(&out)));
+            }
+        }
+        (_, action) => failures.push(format!("XDP's action was {action}")),
+    }
+    (true, failures)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -81,6 +159,25 @@ fn run_table(object: Option<&[u8]>) {
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+/// As many cases at least are XDP's own.
+const XDPS: usize = 60;
+
+#[test]
+fn xdp_before_tcx() {
+    let mut bed = Bed::new(None);
+    bed.attach();
+    let (mut wrong, mut by_xdp) = (String::new(), 0);
+    for case in &cases::all() {
+        let (did, failures) = xdp_failures(&mut bed, case);
+        by_xdp += usize::from(did);
+        for failure in failures {
+            writeln!(wrong, "{}: {failure}", case.what).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(by_xdp >= XDPS, "XDP did {by_xdp} cases itself");
 }
 
 #[test]

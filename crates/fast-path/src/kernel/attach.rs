@@ -1,17 +1,13 @@
 //! Devices: where packets are taken from.
 
-use std::{
-    collections::BTreeMap,
-    ffi::{CStr, CString},
-    io,
-};
+use std::{collections::BTreeMap, ffi::CStr, io};
 
 use aya::programs::{
-    LinkOrder,
+    LinkOrder, SchedClassifier,
     tc::{TcAttachOptions, TcAttachType},
 };
 
-use super::{FastPath, failed, with_causes};
+use super::{FastPath, failed, netdev, with_causes};
 use crate::Error;
 
 impl FastPath {
@@ -21,7 +17,7 @@ impl FastPath {
             return Ok(());
         }
         let cannot = |reason: String| Error::Device { device: device.into(), reason };
-        if !is_ethernet(device).map_err(|error| cannot(format!("{error}; name a device of this host")))? {
+        if netdev::ethernet(device).map_err(|error| cannot(format!("{error}; name a device of this host")))?.is_none() {
             return Err(cannot("it carries no Ethernet frames, so its packets stay in user space".into()));
         }
         for family in self.families() {
@@ -33,16 +29,24 @@ impl FastPath {
             }
         }
         let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let program = self.program("fast_path")?;
+        let program: &mut SchedClassifier = self.program("fast_path")?;
         let link = program.attach_with_options(device, TcAttachType::Ingress, first).map_err(|e| cannot(with_causes(&e)))?;
         self.links.insert(device.into(), link);
+        // Err: XDP on another device leaves to TCX what goes out here.
+        let _ = self.follow(device);
         Ok(())
     }
 
     /// Lets the packets of `device` be. A child process that is just being started may hold on to them until it runs its program.
     pub fn detach(&mut self, device: &str) -> Result<(), Error> {
         let Some(link) = self.links.remove(device) else { return Ok(()) };
-        self.program("fast_path")?.detach(link).map_err(failed("detach a device"))
+        self.detach_xdp(device);
+        if let Some(index) = self.xdp_ports.remove(device) {
+            // Err: it went with the device.
+            let _ = self.xdp_maps.ports.remove(index);
+        }
+        let program: &mut SchedClassifier = self.program("fast_path")?;
+        program.detach(link).map_err(failed("detach a device"))
     }
 
     /// The devices that packets are taken from, in order of name.
@@ -83,26 +87,4 @@ pub fn devices() -> io::Result<BTreeMap<String, u32>> {
     // SAFETY: the list that getifaddrs made; nothing refers into it any more.
     unsafe { libc::freeifaddrs(first) };
     Ok(found)
-}
-
-/// Whether the frames of `device` begin with an Ethernet header. Asked of the kernel, because `/sys` may show another network namespace.
-fn is_ethernet(device: &str) -> io::Result<bool> {
-    let name = CString::new(device)?;
-    // SAFETY: an all-zero request is one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let bytes = name.as_bytes();
-    if bytes.len() >= request.ifr_name.len() {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, &from) in request.ifr_name.iter_mut().zip(bytes) {
-        *to = from.cast_signed();
-    }
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::]:0"))?;
-    // SAFETY: the request is of the type that this ioctl reads and writes, and outlives the call.
-    let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&socket), libc::SIOCGIFHWADDR, &raw mut request) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the ioctl has filled in the hardware address.
-    Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family == libc::ARPHRD_ETHER)
 }

@@ -18,6 +18,8 @@ pub(super) const LISTENER_DRAINING: u32 = 8;
 pub(super) const LISTENER_ALLOW: u32 = 16;
 pub(super) const LISTENER_DENY: u32 = 32;
 
+pub(super) const DEVICE_SENDS: u16 = 1;
+
 pub(super) const ENDPOINT_KNOWN: u16 = 1;
 pub(super) const ENDPOINT_V6: u16 = 2;
 pub(super) const ENDPOINT_OVERRIDES: u16 = 4;
@@ -97,6 +99,12 @@ shared! {
         listener_port: u16,
     }
 
+    #[derive(PartialEq, Eq)]
+    struct Device {
+        mac: [u8; 6],
+        flags: u16,
+    }
+
     struct OwnAddress {
         vip: u16,
         nat: u16,
@@ -132,6 +140,7 @@ shared! {
         icmp: [u64; 2],
         ended: [u64; EndReason::COUNT],
         drops: [u64; DropReason::COUNT],
+        by_xdp: u64,
     }
 
     #[derive(Default)]
@@ -156,7 +165,7 @@ mod tests {
         assert_eq!(size_of::<Endpoint>(), 24);
         assert_eq!(size_of::<FlowKey>(), 40);
         assert_eq!(size_of::<AccessKey>(), 24);
-        assert_eq!(size_of::<Counts>(), 8 * (8 + EndReason::COUNT + DropReason::COUNT));
+        assert_eq!(size_of::<Counts>(), 8 * (9 + EndReason::COUNT + DropReason::COUNT));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Array, HashMap as KernelMap, Map, MapError},
-    programs::{ProgramError, SchedClassifier},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
     layout::{self, Listener, NO_NAT, OwnAddress, Ports},
     notices::Notices,
     with_causes,
+    xdp::XdpMaps,
 };
 use crate::{Access, Limits, NatPool, Settings, Unavailable};
 use endpoint_group::Affinity;
@@ -39,8 +40,12 @@ impl FastPath {
             let program = program.ok_or_else(|| missing(name))?;
             patiently(|| program.load()).map_err(|error| refused_program(&error))?;
         }
+        let xdp = ebpf.program_mut("fast_path_xdp").and_then(|program| <&mut Xdp>::try_from(program).ok());
+        let xdp = xdp.ok_or_else(|| missing("fast_path_xdp"))?;
+        patiently(|| xdp.load()).map_err(|error| refused_program(&error))?;
         write_constants(&mut ebpf, &settings).map_err(|error| refused_map(&error))?;
         let maps = Maps::take(&mut ebpf)?;
+        let xdp_maps = XdpMaps::take(&mut ebpf)?;
         let flows = ebpf.take_map("flows").ok_or_else(|| missing("flows"))?;
         let Map::Array(flows) = flows else { return Err(missing("flows")) };
         let flows = FlowTable::new(flows.fd(), sizes.places).map_err(|error| Unavailable::Kernel(error.to_string()))?;
@@ -58,6 +63,9 @@ impl FastPath {
             endpoints: Arc::default(),
             overrides: HashMap::new(),
             links: HashMap::new(),
+            xdp: HashMap::new(),
+            xdp_ports: HashMap::new(),
+            xdp_maps,
             draining: false,
             access_version: 0,
         };
@@ -196,6 +204,14 @@ impl Maps {
             endpoint_counts: of("endpoint_counts")?.try_into().map_err(wrong)?,
             refusals: Some(of("refusals")?),
         })
+    }
+}
+
+impl XdpMaps {
+    fn take(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
+        let mut of = |name: &'static str| ebpf.take_map(name).ok_or_else(|| missing(name));
+        let wrong = |error: MapError| refused_map(&error);
+        Ok(Self { devices: of("xdp_devices")?.try_into().map_err(wrong)?, ports: of("xdp_ports")?.try_into().map_err(wrong)? })
     }
 }
 

@@ -8,15 +8,18 @@ mod flow_table;
 mod layout;
 mod load;
 mod neighbours;
+mod netdev;
 mod notices;
 mod publish;
 mod sweep;
 #[doc(hidden)]
 pub mod test_support;
 mod way;
+mod xdp;
 
 pub use attach::devices;
 pub use dispatcher::Dispatcher;
+pub use xdp::unfit_for_xdp;
 
 use std::{
     collections::HashMap,
@@ -30,7 +33,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, HashMap as KernelMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{SchedClassifier, tc::SchedClassifierLinkId},
+    programs::{Program, ProgramError, tc::SchedClassifierLinkId},
 };
 use endpoint_group::{EndpointId, ListenerTable, table::TableEndpoint};
 
@@ -59,6 +62,11 @@ pub struct FastPath {
     /// What the kernel has of port overrides.
     overrides: HashMap<OverrideKey, u16>,
     links: HashMap<String, SchedClassifierLinkId>,
+    /// Those of them that XDP takes packets from, too.
+    xdp: HashMap<String, xdp::Attached>,
+    /// Those of them that take packets from XDP on another one, and their indices.
+    xdp_ports: HashMap<String, u32>,
+    xdp_maps: xdp::XdpMaps,
     draining: bool,
     access_version: u32,
 }
@@ -156,7 +164,10 @@ impl FastPath {
         })
     }
 
-    fn program(&mut self, name: &str) -> Result<&mut SchedClassifier, Error> {
+    fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a mut P, Error>
+    where
+        &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+    {
         let program = self.ebpf.program_mut(name).and_then(|program| program.try_into().ok());
         program.ok_or_else(|| failed("find the program")(io::Error::from(io::ErrorKind::NotFound)))
     }

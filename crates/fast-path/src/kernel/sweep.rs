@@ -3,7 +3,7 @@
 
 use std::{ops::Range, time::Duration};
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 
 use super::{FastPath, failed, flow_table::Place};
 use crate::{EndReason, Error, Sweep};
@@ -75,7 +75,8 @@ impl FastPath {
         let mut context = [0; 12];
         context[8..].copy_from_slice(&(reason as u32).to_ne_bytes());
         let options = TestRunOptions { data_in: Some(&frame), ctx_in: Some(&context), ..TestRunOptions::default() };
-        let result = self.program("end_flows")?.test_run(options).map_err(failed("end flows"))?;
+        let program: &mut SchedClassifier = self.program("end_flows")?;
+        let result = program.test_run(options).map_err(failed("end flows"))?;
         Ok(usize::try_from(result.return_value).unwrap_or(0))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 
 use super::{FastPath, failed};
 use crate::{Error, Settings, Unavailable};
@@ -44,6 +44,26 @@ pub fn run(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) -> Res
 /// The epoch of ways out, after all that the kernel has changed up to now.
 pub fn epoch(fast_path: &FastPath) -> Result<u32, Error> {
     fast_path.notices.take().map_err(failed("take in changes of routes"))
+}
+
+/// As [`run`], through the program that XDP runs; the action is an `XDP_*`. The device must have it attached.
+pub fn run_xdp(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) -> Result<Verdict, Error> {
+    // `struct xdp_md`: where the frame begins and ends, and the device.
+    let length = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    let context: Vec<u8> = [0, length, 0, ifindex, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    let mut out = vec![0; frame.len() + 256];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        repeat,
+        ..TestRunOptions::default()
+    };
+    let program: Option<&Xdp> = fast_path.ebpf.program("fast_path_xdp").and_then(|program| program.try_into().ok());
+    let program = program.ok_or_else(|| failed("find the program")(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+    let result = program.test_run(options).map_err(failed("run a frame"))?;
+    out.truncate(usize::try_from(result.data_size_out).unwrap_or(0));
+    Ok(Verdict { action: result.return_value.cast_signed(), frame: out, duration: result.duration })
 }
 
 fn program(fast_path: &FastPath) -> Result<&SchedClassifier, Error> {

@@ -2,7 +2,7 @@
 
 use std::{ffi::CString, net::IpAddr};
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 
 use super::{FastPath, failed, layout};
 use crate::Error;
@@ -23,7 +23,8 @@ impl FastPath {
         frame.extend_from_slice(&device.to_ne_bytes());
         frame.extend_from_slice(&u32::from(endpoint.is_ipv6()).to_ne_bytes());
         let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        let result = self.program("way_to")?.test_run(options).map_err(failed("ask for the way to an endpoint"))?;
+        let program: &mut SchedClassifier = self.program("way_to")?;
+        let result = program.test_run(options).map_err(failed("ask for the way to an endpoint"))?;
         Ok((result.return_value > 0).then_some(result.return_value))
     }
 }

@@ -98,6 +98,25 @@ impl Bed {
         Self { fast_path, table, port: 1024, devices }
     }
 
+    /// Puts both programs on every device, as the process does on NICs. The other ends take redirected frames.
+    pub fn attach(&mut self) {
+        for device in self.devices.keys() {
+            // Where the host does not forward there is nothing to attach to; that it does not any more is another matter.
+            let forwarding = |value| {
+                for family in ["ipv4", "ipv6"] {
+                    std::fs::write(format!("/proc/sys/net/{family}/conf/{device}/forwarding"), value).unwrap();
+                }
+            };
+            world::ethtool(&format!("-K {device}-far gro on"));
+            forwarding("1");
+            self.fast_path.attach(device).unwrap();
+            self.fast_path.attach_xdp(device).unwrap();
+            if *device == "closed" {
+                forwarding("0");
+            }
+        }
+    }
+
     /// Publishes another answer for one listener, and whom its flows leave.
     pub fn republish(&mut self, name: &str, choice: &[usize], leaving: &[usize], ending: &[usize]) {
         let ids = |list: &[usize]| -> Vec<EndpointId> { list.iter().map(|&index| id(index)).collect() };
@@ -174,6 +193,11 @@ impl Bed {
         test_support::run(&self.fast_path, frame, self.devices[device], 1).unwrap()
     }
 
+    /// As [`Bed::run_at`], through the program that XDP runs.
+    pub fn run_xdp_at(&mut self, device: &str, frame: &[u8]) -> Verdict {
+        test_support::run_xdp(&self.fast_path, frame, self.devices[device], 1).unwrap()
+    }
+
     pub fn run(&mut self, frame: &[u8]) -> Verdict {
         let device = if frame[..6] == SERVER_SIDE { "server" } else { "client" };
         self.run_at(device, frame)
@@ -228,6 +252,7 @@ fn add_listener(all: &mut BTreeMap<String, u64>, name: &str, listener: &Listener
     add_traffic(all, &format!("{name}.down"), listener.to_client);
     all.insert(format!("{name}.opened"), listener.opened);
     all.insert(format!("{name}.moved"), listener.moved);
+    all.insert(format!("{name}.by_xdp"), listener.by_xdp);
     all.insert(format!("{name}.icmp_up"), listener.icmp[0]);
     all.insert(format!("{name}.icmp_down"), listener.icmp[1]);
     for &reason in EndReason::ALL {

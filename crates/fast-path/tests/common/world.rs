@@ -60,6 +60,11 @@ pub fn enter() {
     }
 }
 
+pub fn ethtool(arguments: &str) {
+    let output = Command::new("ethtool").args(arguments.split(' ')).output().expect("the program ethtool (package ethtool)");
+    assert!(output.status.success(), "ethtool {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// The number of a device of this namespace.
 pub fn number(device: &str) -> u32 {
     let name = CString::new(device).unwrap();
