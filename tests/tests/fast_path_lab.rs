@@ -366,6 +366,32 @@ fn a_device_that_is_made_anew_is_attached_anew() {
     wait_until("the new device attached", LIMIT, || taken() == 2).unwrap();
 }
 
+/// An edge that hangs forwards by a table that nobody keeps; one that runs takes its packets back.
+#[test]
+fn the_programs_of_a_process_that_hangs_can_be_detached() {
+    let scene = Scene::new(Wanted::default());
+    let run = |what: &str| {
+        let program = landfall_tests::programs::landfall().unwrap();
+        scene.lab.edge.run([program.to_str().unwrap(), "fast-path", what]).unwrap()
+    };
+    let listed = run("list");
+    let process = scene.edge.pid();
+    assert_eq!(listed.matches(&format!("fast_path of process {process} at device ")).count(), 3, "{listed}");
+
+    let mut flow = scene.flow(scene.target(0, 7000));
+    flow.exchange(LIMIT).unwrap();
+    scene.edge.signal(libc::SIGSTOP).unwrap();
+    flow.exchange(LIMIT).unwrap();
+    let detached = run("detach");
+    assert_eq!(detached.lines().filter(|line| line.starts_with("detached fast_path of process ")).count(), 3, "{detached}");
+    refused_by_the_host(&scene);
+    assert_eq!(run("detach"), "nothing is attached\n");
+
+    scene.edge.signal(libc::SIGCONT).unwrap();
+    wait_until("the programs attached again", LIMIT, || run("list").lines().count() == 3).unwrap();
+    flow.exchange(LIMIT).unwrap();
+}
+
 /// A device without Ethernet frames, as tunnels are: probes go on by it, replies to clients would be refused.
 #[test]
 fn an_endpoint_behind_a_device_that_cannot_be_attached_is_told_of() {

@@ -31,6 +31,7 @@
 //!
 //! Layouts, memory and what was decided against: `docs/decisions/0009-fast-path-maps.md`.
 
+mod attachment;
 mod counters;
 mod flow;
 mod reasons;
@@ -40,13 +41,14 @@ mod unavailable;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
 mod kernel;
 #[cfg(all(target_os = "linux", target_endian = "little", feature = "kernel"))]
-pub use kernel::{Dispatcher, FastPath, Refusals, clock, devices, test_support, unfit_for_xdp};
+pub use kernel::{Dispatcher, FastPath, Refusals, attachments, clock, devices, test_support, unfit_for_xdp};
 
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
 mod stub;
 #[cfg(not(all(target_os = "linux", target_endian = "little", feature = "kernel")))]
-pub use stub::{Dispatcher, FastPath, Refusals, clock, devices, unfit_for_xdp};
+pub use stub::{Dispatcher, FastPath, Refusals, attachments, clock, devices, unfit_for_xdp};
 
+pub use attachment::Attachment;
 pub use counters::{Counters, EndpointCounters, ListenerCounters, Traffic};
 pub use flow::{FlowEntry, Sweep, Timeouts};
 pub use reasons::{DropReason, EndReason};

@@ -100,6 +100,11 @@ impl FastPath {
     }
 
     /// Cannot be called.
+    pub fn is_attached(&self, _device: &str) -> bool {
+        match *self {}
+    }
+
+    /// Cannot be called.
     pub fn devices(&self) -> Vec<String> {
         match *self {}
     }
@@ -171,6 +176,18 @@ impl FastPath {
     /// Cannot be called.
     pub fn refusals(&mut self) -> Option<Refusals> {
         match *self {}
+    }
+}
+
+/// Nothing is attached.
+pub fn attachments() -> Result<Vec<crate::Attachment>, Error> {
+    Ok(Vec::new())
+}
+
+impl crate::Attachment {
+    /// Does nothing: there is none.
+    pub fn detach(&self) -> Result<(), Error> {
+        Ok(())
     }
 }
 

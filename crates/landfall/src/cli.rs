@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, builder::PossibleValuesParser, bu
 use endpoint_group::{FlowKey, Protocol};
 
 use crate::{
+    attached::FastPathArgs,
     commands::{Ask, CONTROL, DrainArgs, StatusArgs, UndrainArgs, WeightArgs},
     flows::FlowsArgs,
     logging::LogFormat,
@@ -46,6 +47,8 @@ pub enum Command {
     Undrain(UndrainArgs),
     /// Tell a running edge to read its config again, and show what that changed.
     Reload(Ask),
+    /// Show or detach the programs in the kernel by which edges on this host forward.
+    FastPath(FastPathArgs),
     /// An endpoint of `landfall try`.
     #[command(hide = true)]
     Echo(EchoArgs),

@@ -1,6 +1,7 @@
 //! RUN: config, wiring, control, telemetry and the command line of Landfall.
 
 pub mod admin;
+pub mod attached;
 pub mod check;
 pub mod cli;
 pub mod commands;

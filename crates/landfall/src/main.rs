@@ -4,7 +4,7 @@ use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
 use landfall::{
-    check,
+    attached, check,
     cli::{Cli, Command, RunArgs},
     commands,
     config::{Config, Host, LoadError},
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
             None => commands::explain(&args),
         },
         Command::Simulate(args) => print_answer(simulate::offline(&args, now())),
+        Command::FastPath(args) => attached::run(&args),
         Command::Echo(args) => finish(demo::echo::run(&args.name)),
     }
 }

@@ -49,6 +49,17 @@ impl FastPath {
         program.detach(link).map_err(failed("detach a device"))
     }
 
+    /// Whether packets of `device` still come to the program: someone may have detached it, or the device was made anew.
+    pub fn is_attached(&self, device: &str) -> bool {
+        let Some(Ok(program)) = self.ebpf.program("fast_path").map(<&SchedClassifier>::try_from) else {
+            return false;
+        };
+        let (Ok(info), Ok((_, there))) = (program.info(), SchedClassifier::query_tcx(device, TcAttachType::Ingress)) else {
+            return false;
+        };
+        self.links.contains_key(device) && there.iter().any(|other| other.id() == info.id())
+    }
+
     /// The devices that packets are taken from, in order of name.
     pub fn devices(&self) -> Vec<String> {
         let mut devices: Vec<_> = self.links.keys().cloned().collect();

@@ -2,6 +2,7 @@
 
 mod access;
 mod attach;
+mod attachments;
 mod count;
 mod dispatcher;
 mod flow_table;
@@ -18,6 +19,7 @@ mod way;
 mod xdp;
 
 pub use attach::devices;
+pub use attachments::attachments;
 pub use dispatcher::Dispatcher;
 pub use xdp::unfit_for_xdp;
 

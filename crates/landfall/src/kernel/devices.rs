@@ -29,7 +29,7 @@ impl Devices {
     /// Attaches what has come up and lets go of what is gone, now that these devices are `up`.
     pub fn look(&mut self, fast_path: &mut FastPath, up: &Up) {
         self.indices.retain(|device, index| {
-            let there = up.get(device) == Some(index);
+            let there = up.get(device) == Some(index) && fast_path.is_attached(device);
             if !there {
                 // Err: the link went with the device.
                 let _ = fast_path.detach(device);
