@@ -164,6 +164,8 @@ static __always_inline int udp(struct __sk_buff *skb, struct packet *p, const st
 	return TC_ACT_UNSPEC;
 }
 
+#define VLAN_ID 0xfff
+
 SEC("classifier")
 int fast_path(struct __sk_buff *skb)
 {
@@ -172,8 +174,8 @@ int fast_path(struct __sk_buff *skb)
 	enum parsed parsed = NOT_OURS;
 	int action;
 
-	/* A tagged frame comes again, without its tag, at the device of its VLAN. */
-	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
+	/* A frame of a VLAN comes again, without its tag, at the device of its VLAN. Priority alone (VLAN 0) is none. */
+	if ((skb->vlan_present && skb->vlan_tci & VLAN_ID) || skb->pkt_type != PACKET_HOST)
 		return TC_ACT_UNSPEC;
 	if (skb->protocol == swap16(ETH_P_IP))
 		parsed = parse_v4(skb, &p, &own);
@@ -183,6 +185,8 @@ int fast_path(struct __sk_buff *skb)
 		return drop(no_listener, DROP_MALFORMED);
 	if (parsed == NOT_OURS || !own)
 		return TC_ACT_UNSPEC;
+	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
+		return drop(no_listener, DROP_LOCAL_ERROR);
 	p.device = skb->ifindex;
 	p.length = length_of(&p, skb->gso_size);
 	if (p.protocol != IPPROTO_UDP)

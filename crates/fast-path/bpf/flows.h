@@ -16,6 +16,8 @@ struct passage {
 	struct flow_ref ref;
 	union route route;
 	enum direction direction;
+	bool warm; /* something came in the same second before: the flow may remember its way */
+	u32 id;	   /* for the rest of a datagram in fragments */
 	u64 now;
 };
 

@@ -36,6 +36,7 @@ static __noinline bool read_quote(struct __sk_buff *skb, const struct packet *p,
 	struct udphdr udp;
 
 	quote->at = p->l4 + sizeof(struct icmp6hdr);
+	quote->packet.v6 = p->v6;
 	if (p->v6) {
 		struct ipv6hdr ip;
 
@@ -188,8 +189,7 @@ static __noinline int icmp(struct __sk_buff *skb, const struct packet *p, const 
 	way = ask_way(skb, p, &t, passage.direction, &out);
 	if (way < 0)
 		return drop(number, -1 - way);
-	if (!write_quote(skb, p, &quote, &t) ||
-	    !write_headers(skb, p, &t, &out, address_change(p, &t), listener->flags, way == 0))
+	if (!write_quote(skb, p, &quote, &t) || !write_headers(skb, p, &t, address_change(p, &t), &out, listener->flags, way == 0))
 		return drop(number, DROP_LOCAL_ERROR);
 	counts = counts_of(number);
 	if (counts)

@@ -11,6 +11,7 @@
 #define PORTS 65536
 #define NO_ENDPOINT 0xffff
 #define NO_NAT 0xffff
+#define ID_COUNTS 4096
 #define NAT_ADDRESSES 64 /* of both families together */
 
 enum direction { TO_ENDPOINT = 0, TO_CLIENT = 1 };
@@ -57,6 +58,8 @@ union route {
 	};
 	u64 whole;
 };
+
+#define SECOND(ns) ((ns) >> 30) /* about one */
 
 /*
  * The way out, as the host's routing gave it last. `check` is over all of it, over what it was asked for and over when:
@@ -178,7 +181,7 @@ struct fragment {
 	u64 at;
 	struct flow_ref flow;
 	u32 direction;
-	u32 zero;
+	u32 id; /* that its datagram goes on with */
 };
 
 /* Why a packet was dropped. src/reasons.rs has the words. */

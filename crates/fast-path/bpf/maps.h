@@ -139,6 +139,14 @@ struct {
 	__type(value, struct fragment);
 } fragments SEC(".maps");
 
+/* What numbers the datagrams in fragments. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, ID_COUNTS);
+	__type(key, u32);
+	__type(value, u32);
+} ids SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

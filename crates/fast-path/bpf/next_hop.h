@@ -2,22 +2,21 @@
 /*
  * The way out. It is found before anything is written, so that a packet that cannot go on is dropped as it came.
  *
- * The host's routing is asked once a second for each flow and direction, and whenever the epoch has changed; in between
- * the flow remembers. An answer is stored under the epoch that was read before the question: if something changed
- * meanwhile, it is not used again. A way without its neighbour's address is not stored.
+ * The host's routing is asked once or twice a second for each flow and direction, and whenever the epoch has changed; in
+ * between the flow remembers. A flow that seldom has a packet does not: the cache line would cost more than the question.
+ * An answer is stored under the epoch that was read before the question: if something changed meanwhile, it is not used
+ * again. A way without its neighbour's address is not stored.
  */
 #pragma once
 
 #include "flows.h"
-
-#define WAY_PERIOD 30 /* a way is used within the same 2^30 ns */
 
 /* What stands for when a way was asked for. To be taken before the question. */
 static __always_inline u64 way_moment(const struct passage *passage)
 {
 	u32 zero = 0, *count = bpf_map_lookup_elem(&epoch, &zero);
 
-	return (passage->now >> WAY_PERIOD) << 32 | (count ? READ_ONCE(*count) : 0);
+	return (SECOND(passage->now)) << 32 | (count ? READ_ONCE(*count) : 0);
 }
 
 /* Odd constants without a pattern: two that differ in anything differ in their sums, but for one chance in 2^64. */
@@ -82,9 +81,12 @@ static __always_inline int way_out(void *ctx, const struct packet *p, const stru
 				   const struct passage *passage, union way *way)
 {
 	union way *kept = &passage->flow->way[passage->direction & 1];
-	u64 moment = way_moment(passage);
+	u64 moment;
 	int answer;
 
+	if (!passage->warm)
+		return ask_way(ctx, p, t, passage->direction, way);
+	moment = way_moment(passage);
 	for (int i = 0; i < 4; i++)
 		way->word[i] = READ_ONCE(kept->word[i]);
 	if (way->check == way_check(way, p, passage, moment) && way->ifindex)

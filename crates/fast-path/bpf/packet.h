@@ -24,7 +24,8 @@ struct packet {
 	u32 length; /* of the IP packet; of a super-packet, that of each it stands for */
 	u32 l4;	  /* offset of the transport header in the frame */
 	u32 body; /* bytes behind the IP headers */
-	u32 id;	  /* of the datagram, if it is in fragments */
+	u32 id;	  /* of the datagram, if it is in fragments, */
+	u32 id_at; /* and where it stands in an IPv6 packet */
 	u8 protocol;
 	u8 ttl;
 	u8 v6;
@@ -37,6 +38,7 @@ struct translation {
 	union address dst;
 	u16 sport;
 	u16 dport;
+	u32 id; /* of its datagram, if it is in fragments */
 };
 
 /* How long the IP packets are on the wire; a device makes them of `segment` bytes behind the UDP header each. */
@@ -131,6 +133,7 @@ static __noinline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p, 
 		if (next == NEXT_FRAGMENT) {
 			length = sizeof(extension);
 			p->id = extension.id;
+			p->id_at = p->l4 + offsetof(typeof(extension), id);
 			if (swap16(extension.offset) & 0xfff8)
 				p->odd |= FRAGMENT_LATER;
 			else if (swap16(extension.offset) & 1)

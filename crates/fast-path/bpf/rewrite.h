@@ -22,10 +22,17 @@ static __always_inline u32 fold(u64 sum)
 /* What the addresses' change adds to a sum over both. */
 static __always_inline u32 address_change(const struct packet *p, const struct translation *t)
 {
-	return bpf_csum_diff(&p->src, 2 * sizeof(union address), &t->src, 2 * sizeof(union address), 0);
+	u64 sum = 0;
+
+	/* In front of IPv4 addresses nothing changes. */
+	for (int i = p->v6 ? 0 : 3; i < 4; i++)
+		sum += (u64)(u32)~p->src.word[i] + t->src.word[i] + (u32)~p->dst.word[i] + t->dst.word[i];
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return (u32)(sum + (sum >> 32));
 }
 
-static __always_inline bool write_v4(void *data, void *end, const struct translation *t, u32 change, bool carry_dscp)
+static __always_inline bool write_v4(void *data, void *end, const struct packet *p, const struct translation *t,
+				     u32 change, bool carry_dscp)
 {
 	struct iphdr *ip = data + ETH_HLEN;
 	u64 sum = change;
@@ -36,6 +43,10 @@ static __always_inline bool write_v4(void *data, void *end, const struct transla
 		/* On a little-endian host TOS is the high byte of its word, TTL the low byte of its own. */
 		sum += (u16)~(ip->tos << 8) + (u16)((ip->tos & 3) << 8);
 		ip->tos &= 3;
+	}
+	if (p->odd & (FRAGMENT_FIRST | FRAGMENT_LATER)) {
+		sum += (u16)~ip->id + (u16)t->id;
+		ip->id = t->id;
 	}
 	sum += (u16)~ip->ttl + (u16)(ip->ttl - 1);
 	ip->ttl--;
@@ -80,12 +91,19 @@ static __always_inline bool write_macs(void *data, void *end, const union way *w
 
 /* The IP header, and the Ethernet header where the neighbour is known. `change`: of the addresses. */
 static __always_inline bool write_headers(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
-					  const union way *way, u32 change, u32 flags, bool neighbour)
+					  u32 change, const union way *way, u32 flags, bool neighbour)
 {
 	bool carry_dscp = flags & LISTENER_CARRY_DSCP;
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	void *data, *end;
 	u32 length = p->v6 ? ETH_HLEN + 40 : ETH_HLEN + 20;
 
+	if (p->v6 && p->odd & (FRAGMENT_FIRST | FRAGMENT_LATER)) {
+		if (bpf_skb_store_bytes(skb, p->id_at, &t->id, sizeof(t->id), 0))
+			return false;
+		change = fold((u64)change + (u32)~p->id + t->id);
+	}
+	data = (void *)(long)skb->data;
+	end = (void *)(long)skb->data_end;
 	if (data + length > end) {
 		if (bpf_skb_pull_data(skb, length))
 			return false;
@@ -93,7 +111,7 @@ static __always_inline bool write_headers(struct __sk_buff *skb, const struct pa
 		end = (void *)(long)skb->data_end;
 	}
 	if (!p->v6)
-		return write_v4(data, end, t, change, carry_dscp) && (!neighbour || write_macs(data, end, way));
+		return write_v4(data, end, p, t, change, carry_dscp) && (!neighbour || write_macs(data, end, way));
 	if (!write_v6(data, end, t, &change, carry_dscp) || (neighbour && !write_macs(data, end, way)))
 		return false;
 	bpf_csum_update(skb, change);
@@ -101,8 +119,7 @@ static __always_inline bool write_headers(struct __sk_buff *skb, const struct pa
 }
 
 /* Ports and checksum of a UDP header. A checksum of zero is none, and stays. */
-static __always_inline bool write_udp(struct __sk_buff *skb, const struct packet *p, const struct translation *t,
-				      u32 change)
+static __always_inline bool write_udp(struct __sk_buff *skb, const struct packet *p, const struct translation *t, u32 change)
 {
 	u32 from = (u32)p->dport << 16 | p->sport, to = (u32)t->dport << 16 | t->sport;
 	u32 check = p->l4 + offsetof(struct udphdr, check);

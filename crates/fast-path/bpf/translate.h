@@ -18,6 +18,7 @@ static __always_inline bool translate(const struct passage *passage, struct tran
 	struct endpoint *endpoint;
 	union address *address;
 
+	t->id = passage->id;
 	if (passage->direction == TO_CLIENT) {
 		t->src = key->vip;
 		t->dst = key->client;
@@ -47,16 +48,46 @@ static __always_inline bool is_endpoint(const union route *route, const union ad
 
 static __always_inline void touch(struct passage *passage)
 {
-	if (passage->flow->last != passage->now)
+	u64 last = passage->flow->last;
+
+	passage->warm = SECOND(last) == SECOND(passage->now);
+	if (last != passage->now)
 		passage->flow->last = passage->now;
 }
 
-/* Remembers where the rest of this datagram's fragments go. */
-static __noinline int remember(const struct packet *p, const struct passage *passage)
+/* A number for a datagram in fragments: counted up by where from and where to it goes on; some of these share a count. */
+static __always_inline u32 next_id(const struct passage *passage)
+{
+	const union address *to = &passage->flow->key.client;
+	u64 pair = passage->flow->key.vip.half[1];
+	struct endpoint *endpoint;
+	u32 at, *count;
+
+	if (passage->direction == TO_ENDPOINT) {
+		endpoint = endpoint_of(passage->route.endpoint);
+		to = endpoint ? &endpoint->address : to;
+		pair = passage->ref.index >> 16;
+	}
+	for (int i = 0; i < 2; i++) {
+		pair = (pair ^ hash_seed ^ to->half[i]) * 0xff51afd7ed558ccdull;
+		pair = (pair ^ pair >> 33) * 0xc4ceb9fe1a85ec53ull;
+		pair ^= pair >> 33;
+	}
+	at = pair & (ID_COUNTS - 1);
+	count = bpf_map_lookup_elem(&ids, &at);
+	return (u32)(pair >> 32) + (count ? __sync_fetch_and_add(count, 1) : 0);
+}
+
+/*
+ * Remembers where the rest of this datagram's fragments go, and under which number. Senders number their datagrams each
+ * for itself; what leaves from one address for another must not have one number twice.
+ */
+static __noinline int remember(const struct packet *p, struct passage *passage)
 {
 	struct fragment_key key = { .src = p->src, .dst = p->dst, .id = p->id, .protocol = p->protocol };
 	struct fragment fragment = { .at = passage->now, .flow = passage->ref, .direction = passage->direction };
 
+	passage->id = fragment.id = next_id(passage);
 	return bpf_map_update_elem(&fragments, &key, &fragment, BPF_ANY);
 }
 
@@ -70,6 +101,7 @@ static __always_inline bool recall(const struct packet *p, struct passage *passa
 		return false;
 	passage->ref = fragment->flow;
 	passage->direction = fragment->direction;
+	passage->id = fragment->id;
 	passage->flow = flow_of(&passage->ref);
 	if (!passage->flow)
 		return false;
@@ -97,9 +129,8 @@ static __noinline int forward(struct __sk_buff *skb, const struct packet *p, str
 		return way == -1 - DROP_TOO_BIG ? TOO_BIG + out.mtu : TC_ACT_SHOT;
 	}
 	change = address_change(p, &t);
-	if (!(p->odd & FRAGMENT_LATER) && !write_udp(skb, p, &t, change))
-		return drop(number, DROP_LOCAL_ERROR);
-	if (!write_headers(skb, p, &t, &out, change, listener->flags, way == 0))
+	if ((!(p->odd & FRAGMENT_LATER) && !write_udp(skb, p, &t, change)) ||
+	    !write_headers(skb, p, &t, change, &out, listener->flags, way == 0))
 		return drop(number, DROP_LOCAL_ERROR);
 	count_carried(skb->gso_segs > 1 ? skb->gso_segs : 1, p, number, passage->route.endpoint, passage->direction);
 	return send(&out, way == 0);

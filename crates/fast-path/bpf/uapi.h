@@ -66,6 +66,7 @@ static long (*const bpf_skb_change_tail)(struct __sk_buff *skb, u32 len, u64 fla
 static long (*const bpf_skb_adjust_room)(struct __sk_buff *skb, s32 len, u32 mode, u64 flags) =
 	(void *)BPF_FUNC_skb_adjust_room;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)BPF_FUNC_redirect_map;
+static long (*const bpf_skb_vlan_pop)(struct __sk_buff *skb) = (void *)BPF_FUNC_skb_vlan_pop;
 static long (*const bpf_ringbuf_output)(void *map, void *data, u64 size, u64 flags) = (void *)BPF_FUNC_ringbuf_output;
 
 /* The load is all that is wanted: a value that another processor may be writing is read once. */

@@ -80,7 +80,7 @@ static __always_inline bool write_frame(void *data, void *end, const struct pack
 	if ((void *)(udp + 1) > end)
 		return false;
 	set_udp(udp, p, t, change);
-	if (p->v6 ? !write_v6(data, end, t, &change, carry_dscp) : !write_v4(data, end, t, change, carry_dscp))
+	if (p->v6 ? !write_v6(data, end, t, &change, carry_dscp) : !write_v4(data, end, p, t, change, carry_dscp))
 		return false;
 	return write_macs(data, end, way);
 }

@@ -226,6 +226,21 @@ fn fragments_without_a_first_may_be_a_socket_s() {
 }
 
 #[test]
+fn datagrams_in_fragments_never_share_a_number() {
+    let fast_path = load(listener(0, 7000), 1000);
+    let mut numbers = HashSet::new();
+    for number in 0..65_536 {
+        // All clients count alike.
+        let mut datagram = Datagram { id: number / 500, ..Datagram::new(client(number % 500), at(VIP)) };
+        datagram.macs = (world::GATEWAY, world::CLIENT_SIDE);
+        datagram.payload = vec![0; 32];
+        datagram.fragment = Some((0, 16));
+        let out = test_support::run(&fast_path, &datagram.frame(), world::number("client"), 1).unwrap().frame;
+        assert!(numbers.insert(common::frame::id_of(&out)), "datagram {number}");
+    }
+}
+
+#[test]
 fn port_overrides_come_change_and_go() {
     let mut fast_path = load(listener(0, 7000), 1000);
     for (number, (overrides, port)) in (0..).zip([(&[(7000, 17_000)][..], 17_000), (&[(7000, 17_001)], 17_001), (&[], 7000)]) {

@@ -9,11 +9,12 @@ mod common;
 use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
 
 use common::{
+    frame::{Datagram, Mac},
     hosts::{self, Host, ip},
     tables::{at, endpoint, id, listener, listener_table, routing_table, settings},
 };
@@ -45,6 +46,7 @@ impl Lab {
         }
         client.run(|| {
             ip("address add 198.18.1.2/24 dev eth0");
+            ip("address add 198.18.1.3/24 dev eth0");
             ip("address add fd18:1::2/64 dev eth0 nodad");
             ip("route add default via 198.18.1.1");
             ip("route add default via fd18:1::1");
@@ -154,6 +156,93 @@ fn datagrams_in_fragments_come_back_whole() {
         assert_eq!((counted.opened, counted.drops.iter().sum::<u64>()), (1, 0), "{counted:?}");
         assert!(counted.to_endpoint.packets > 4 && counted.to_endpoint.packets == counted.to_client.packets);
     }
+}
+
+#[test]
+fn fragments_of_clients_that_count_alike_are_not_mixed() {
+    let lab = Lab::new();
+    let (datagrams, received) = std::sync::mpsc::channel();
+    lab.endpoints.run(move || {
+        let socket = UdpSocket::bind("198.18.2.2:7000").unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4000];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                datagrams.send(buffer[..length].to_vec()).unwrap();
+            }
+        });
+    });
+    lab.client.run(|| {
+        // Parts of both, by turns, under one number.
+        let whole = |client: &str, byte: u8| Datagram { payload: vec![byte; 2000], ..Datagram::new(at(client), at(VIPS[0])) };
+        let both = [whole("198.18.1.2:5000", 1), whole("198.18.1.3:5000", 2)];
+        for part in [(0, 800), (800, 1600), (1600, 2008)] {
+            both.iter().for_each(|datagram| send_raw(&Datagram { fragment: Some(part), ..datagram.clone() }.packet()));
+        }
+    });
+    let mut both = [received.recv_timeout(PATIENCE).unwrap(), received.recv_timeout(PATIENCE).unwrap()];
+    both.sort();
+    assert!(both == [vec![1; 2000], vec![2; 2000]]);
+    assert_eq!(lab.listener(0).to_endpoint.packets, 6);
+}
+
+/// Sends an IPv4 packet as it stands.
+fn send_raw(packet: &[u8]) {
+    // SAFETY: an address of all zeros is one, but for its family; the packet and the address outlive the calls.
+    let sent = unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW);
+        assert!(socket >= 0, "{}", io::Error::last_os_error());
+        let socket = OwnedFd::from_raw_fd(socket);
+        let mut to: libc::sockaddr_in = std::mem::zeroed();
+        to.sin_family = libc::sa_family_t::try_from(libc::AF_INET).unwrap();
+        to.sin_addr.s_addr = u32::from_ne_bytes(packet[16..20].try_into().unwrap());
+        let length = size_of_val(&to).try_into().unwrap();
+        libc::sendto(socket.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0, (&raw const to).cast(), length)
+    };
+    assert_eq!(sent, isize::try_from(packet.len()).unwrap(), "{}", io::Error::last_os_error());
+}
+
+#[test]
+fn frames_with_a_priority_but_no_vlan_are_taken() {
+    const MACS: (Mac, Mac) = ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 8]);
+    let lab = Lab::new();
+    lab.echo("198.18.2.2:7000", false);
+    ip("link set client address 02:00:00:00:00:08");
+    lab.client.run(|| {
+        ip("link set eth0 address 02:00:00:00:00:07");
+        let socket = UdpSocket::bind("198.18.1.2:5000").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Priority 5; of VLAN 5, then of none.
+        for (tag, payload) in [([0xa0, 5], b"tagged"), ([0xa0, 0], b"first!"), ([0xa0, 0], b"second")] {
+            let datagram =
+                Datagram { macs: MACS, payload: payload.to_vec(), ..Datagram::new(at("198.18.1.2:5000"), at(VIPS[0])) };
+            let mut frame = datagram.frame();
+            frame.splice(12..12, [0x81, 0, tag[0], tag[1]]);
+            send_frame(&frame);
+        }
+        for answer in [b"first!", b"second"] {
+            let mut buffer = [0; 100];
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], from), (&answer[..], at(VIPS[0])));
+        }
+    });
+    let counted = lab.listener(0);
+    assert_eq!((counted.to_endpoint.packets, counted.to_client.packets), (2, 2));
+}
+
+/// Sends a frame by the host's only device.
+fn send_frame(frame: &[u8]) {
+    // SAFETY: an address of all zeros is one, but for its family; the frame, the address and the name outlive the calls.
+    let sent = unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        assert!(socket >= 0, "{}", io::Error::last_os_error());
+        let socket = OwnedFd::from_raw_fd(socket);
+        let mut to: libc::sockaddr_ll = std::mem::zeroed();
+        to.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).unwrap();
+        to.sll_ifindex = libc::if_nametoindex(c"eth0".as_ptr()).cast_signed();
+        let length = size_of_val(&to).try_into().unwrap();
+        libc::sendto(socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0, (&raw const to).cast(), length)
+    };
+    assert_eq!(sent, isize::try_from(frame.len()).unwrap(), "{}", io::Error::last_os_error());
 }
 
 #[test]

@@ -73,12 +73,15 @@ fn change(fast_path: &FastPath, command: &str) {
     assert_ne!(test_support::epoch(fast_path).unwrap(), before, "no notice of: {command}");
 }
 
-/// A flow with both of its ways known.
+/// A flow with both of its ways known, unless a second begins meanwhile.
 fn converse(fast_path: &FastPath) -> (Datagram, Datagram) {
     let question = from_client(CLIENT);
-    assert_eq!(send(fast_path, &question), (REDIRECTED, ENDPOINTS[0], SERVER_SIDE));
+    send(fast_path, &question);
     let answer = from_endpoint(fast_path, CLIENT);
-    assert_eq!(send(fast_path, &answer), (REDIRECTED, GATEWAY, CLIENT_SIDE));
+    for _ in 0..2 {
+        assert_eq!(send(fast_path, &question), (REDIRECTED, ENDPOINTS[0], SERVER_SIDE));
+        assert_eq!(send(fast_path, &answer), (REDIRECTED, GATEWAY, CLIENT_SIDE));
+    }
     (question, answer)
 }
 
@@ -141,7 +144,7 @@ fn a_neighbour_s_new_address_is_taken_at_once() {
 fn a_neighbour_that_is_not_known_is_asked_for_with_each_packet() {
     let fast_path = load(1000, 2);
     let question = from_client(CLIENT);
-    for _ in 0..2 {
+    for _ in 0..3 {
         assert_eq!(send(&fast_path, &question), (REDIRECTED, CLIENT_SIDE, GATEWAY), "the stack writes the Ethernet header");
     }
     change(&fast_path, "neighbour add 198.18.2.4 lladdr 02:00:00:00:09:09 dev server nud permanent");
@@ -151,7 +154,7 @@ fn a_neighbour_that_is_not_known_is_asked_for_with_each_packet() {
 #[test]
 fn a_lower_mtu_is_told_at_once() {
     let fast_path = load(1000, 0);
-    let mut question = from_client(CLIENT);
+    let (mut question, _) = converse(&fast_path);
     question.payload = vec![0; 1400];
     assert_eq!(send(&fast_path, &question).0, REDIRECTED);
     for command in ["link set server mtu 1300", "link set server mtu 1500"] {
@@ -170,7 +173,7 @@ fn a_lower_mtu_is_told_at_once() {
 fn the_largest_packet_is_that_of_the_device_to_the_byte() {
     let fast_path = load(1000, 0);
     let question = |payload: usize| Datagram { payload: vec![0; payload], ..from_client(CLIENT) };
-    for _ in 0..2 {
+    for _ in 0..3 {
         assert_eq!(send(&fast_path, &question(1473)), (REDIRECTED, GATEWAY, CLIENT_SIDE), "asked and remembered");
         assert_eq!(send(&fast_path, &question(1472)), (REDIRECTED, ENDPOINTS[0], SERVER_SIDE));
     }
@@ -214,7 +217,9 @@ fn a_flow_has_no_way_of_the_flow_before_it() {
     fast_path.end_all().unwrap();
     let next = "198.18.64.77:5000";
     send(&fast_path, &from_client(next));
-    assert_eq!(send(&fast_path, &from_endpoint(&fast_path, next)), (REDIRECTED, ENDPOINTS[1], SERVER_SIDE));
+    for _ in 0..3 {
+        assert_eq!(send(&fast_path, &from_endpoint(&fast_path, next)), (REDIRECTED, ENDPOINTS[1], SERVER_SIDE));
+    }
 }
 
 #[test]

@@ -168,7 +168,7 @@ impl Bench {
         written.macs = (self.device.mac, self.edge_mac);
         self.number += 1;
         written.payload = datagram(self.number, bytes);
-        written.id = u16::try_from(self.number).unwrap();
+        written.id = u32::try_from(self.number).unwrap();
         written
     }
 

@@ -66,6 +66,12 @@ pub fn run_xdp(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) ->
     Ok(Verdict { action: result.return_value.cast_signed(), frame: out, duration: result.duration })
 }
 
+/// Has the kernel time every program until what is given is dropped.
+pub fn time_programs() -> Result<std::os::fd::OwnedFd, Error> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime)
+        .map_err(|error| failed("have programs timed")(std::io::Error::other(super::with_causes(&error))))
+}
+
 fn program(fast_path: &FastPath) -> Result<&SchedClassifier, Error> {
     let program = fast_path.ebpf.program("fast_path").and_then(|program| program.try_into().ok());
     program.ok_or_else(|| failed("find the program")(std::io::Error::from(std::io::ErrorKind::NotFound)))

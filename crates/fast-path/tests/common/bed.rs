@@ -45,6 +45,8 @@ const CHOICES: &[&[usize]] = &[&[0], &[2], &[3], &[4], &[0], &[0], &[0], &[0], &
 pub struct Bed {
     pub fast_path: FastPath,
     pub table: RoutingTable,
+    /// What became of the frame that was run last.
+    pub out: Vec<u8>,
     port: u16,
     devices: HashMap<&'static str, u32>,
 }
@@ -95,7 +97,7 @@ impl Bed {
         let table = routing_table(endpoints, CHOICES.iter().map(|choice| listener_table(choice)).collect());
         fast_path.publish(&table).unwrap();
         let devices = ["client", "server", "closed"].map(|device| (device, world::number(device))).into();
-        Self { fast_path, table, port: 1024, devices }
+        Self { fast_path, table, out: Vec::new(), port: 1024, devices }
     }
 
     /// Puts both programs on every device, as the process does on NICs. The other ends take redirected frames.
@@ -190,7 +192,9 @@ impl Bed {
 
     /// Puts a frame through the program as if a device had received it.
     pub fn run_at(&mut self, device: &str, frame: &[u8]) -> Verdict {
-        test_support::run(&self.fast_path, frame, self.devices[device], 1).unwrap()
+        let verdict = test_support::run(&self.fast_path, frame, self.devices[device], 1).unwrap();
+        self.out.clone_from(&verdict.frame);
+        verdict
     }
 
     /// As [`Bed::run_at`], through the program that XDP runs.

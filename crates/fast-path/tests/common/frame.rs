@@ -16,7 +16,8 @@ pub struct Datagram {
     pub to: SocketAddr,
     pub ttl: u8,
     pub tos: u8,
-    pub id: u16,
+    /// Of the datagram; IPv4 has the lower half, IPv6 what is in fragments.
+    pub id: u32,
     pub payload: Vec<u8>,
     pub checksum: bool,
     /// First byte and end of the fragment within the UDP datagram, header included.
@@ -71,14 +72,15 @@ impl Datagram {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 let options: Vec<u8> = self.options.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
                 let offset = u16::try_from(start / 8).unwrap() | if more { 0x2000 } else { 0 };
-                let header = Ipv4 { tos: self.tos, ttl: self.ttl, protocol: UDP, id: self.id, offset, options };
+                let id = u16::try_from(self.id & 0xffff).unwrap();
+                let header = Ipv4 { tos: self.tos, ttl: self.ttl, protocol: UDP, id, offset, options };
                 [header.bytes(from.octets(), to.octets(), body.len()), body.to_vec()].concat()
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
                 let mut headers = self.options.clone();
                 if self.fragment.is_some() {
                     let offset = u16::try_from(start).unwrap() | u16::from(more);
-                    headers.push((44, [&[0, 0][..], &offset.to_be_bytes(), &u32::from(self.id).to_be_bytes()].concat()));
+                    headers.push((44, [&[0, 0][..], &offset.to_be_bytes(), &self.id.to_be_bytes()].concat()));
                 }
                 let mut next = UDP;
                 let mut body = body.to_vec();
@@ -177,6 +179,14 @@ fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, body: &[u8]) -> Vec<u8> {
     };
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
     [&octets(from)[..], &octets(to), &length, &[0, 0, 0, protocol], body].concat()
+}
+
+/// The number of the datagram that a frame has a fragment of.
+pub fn id_of(frame: &[u8]) -> u32 {
+    match frame[14] >> 4 {
+        4 => u16::from_be_bytes(frame[18..20].try_into().unwrap()).into(),
+        _ => u32::from_be_bytes(frame[58..62].try_into().unwrap()),
+    }
 }
 
 /// The Internet checksum.

@@ -1,27 +1,46 @@
-//! Datagrams in fragments.
+//! Datagrams in fragments. Each goes on under a number that the first of it is given.
 
-use super::{Case, Packet, dropped, passed, up};
-use crate::common::{bed::Bed, frame::Datagram, tables::at};
+use super::{Case, Packet, becomes, dropped, passed, up};
+use crate::common::{
+    bed::Bed,
+    frame::{Datagram, id_of},
+    tables::at,
+};
 
 /// A datagram of 608 bytes with its UDP header, of which this is the part from `start` to `end`.
 fn part(mut datagram: Datagram, start: usize, end: usize) -> Datagram {
     datagram.payload = (0..600u32).map(|i| (i * 7).to_le_bytes()[0]).collect();
     datagram.fragment = Some((start, end));
-    datagram.id = datagram.from.port();
+    datagram.id = datagram.from.port().into();
     datagram
 }
 
-/// The second part of a new flow's datagram, whose first has passed.
+/// The first part of a datagram, under whatever number.
+fn first(datagram: Datagram) -> Packet {
+    let datagram = part(datagram, 0, 304);
+    ("client", datagram.frame(), becomes(move |bed| Datagram { id: id_of(&bed.out), ..bed.at_endpoint(&datagram) }.frame()))
+}
+
+/// The second part of a new flow's datagram, whose first has passed: under the same number.
 fn later(bed: &mut Bed, datagram: Datagram, end: usize) -> Packet {
     bed.open(&part(datagram.clone(), 0, 304));
-    up(part(datagram, 304, end))
+    let id = id_of(&bed.out);
+    let datagram = part(datagram, 304, end);
+    ("client", datagram.frame(), becomes(move |bed| Datagram { id, ..bed.at_endpoint(&datagram) }.frame()))
+}
+
+/// A part of an answer that leaves under this number, or whatever number.
+fn answered(answer: Datagram, datagram: Datagram, id: Option<u32>) -> Packet {
+    let frame = answer.frame();
+    let out = move |bed: &Bed| Datagram { id: id.unwrap_or(id_of(&bed.out)), ..bed.at_client(&answer, &datagram) }.frame();
+    ("server", frame, becomes(out))
 }
 
 pub const CASES: &[Case] = &[
     Case {
         what: "the first fragment of a new flow",
         counts: "up plain 0 296, plain.opened 1",
-        packet: |bed| up(part(bed.v4(7000), 0, 304)),
+        packet: |bed| first(bed.v4(7000)),
     },
     Case {
         what: "one in the middle",
@@ -67,6 +86,21 @@ pub const CASES: &[Case] = &[
         },
     },
     Case {
+        what: "a datagram of another client with the same number, between its parts",
+        counts: "up plain 0 304",
+        packet: |bed| {
+            let [datagram, mut other] = ["198.18.64.9", "198.18.64.10"].map(|client| bed.from(client, 7000));
+            other.from.set_port(datagram.from.port());
+            bed.open(&part(datagram.clone(), 0, 304));
+            let id = id_of(&bed.out);
+            bed.open(&part(other.clone(), 0, 304));
+            assert_ne!(id_of(&bed.out), id);
+            bed.run(&part(other, 304, 608).frame());
+            let datagram = part(datagram, 304, 608);
+            ("client", datagram.frame(), becomes(move |bed| Datagram { id, ..bed.at_endpoint(&datagram) }.frame()))
+        },
+    },
+    Case {
         what: "the rest follows its flow to another endpoint",
         counts: "up mover 1 304",
         packet: |bed| {
@@ -83,7 +117,7 @@ pub const CASES: &[Case] = &[
         packet: |bed| {
             let datagram = bed.v4(7000);
             bed.open(&datagram);
-            super::down(part(bed.answer(&datagram), 0, 304), datagram)
+            answered(part(bed.answer(&datagram), 0, 304), datagram, None)
         },
     },
     Case {
@@ -93,8 +127,8 @@ pub const CASES: &[Case] = &[
             let datagram = bed.v4(7000);
             bed.open(&datagram);
             let answer = bed.answer(&datagram);
-            bed.run(&part(answer.clone(), 0, 304).frame());
-            super::down(part(answer, 304, 608), datagram)
+            let id = id_of(&bed.run(&part(answer.clone(), 0, 304).frame()).frame);
+            answered(part(answer, 304, 608), datagram, Some(id))
         },
     },
     Case {
@@ -114,7 +148,7 @@ pub const CASES: &[Case] = &[
     Case {
         what: "IPv6: the first fragment of a new flow",
         counts: "up six 2 296, six.opened 1",
-        packet: |bed| up(part(bed.v6(7001), 0, 304)),
+        packet: |bed| first(bed.v6(7001)),
     },
     Case {
         what: "IPv6: the last",
