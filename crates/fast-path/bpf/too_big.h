@@ -81,8 +81,8 @@ static __noinline int answer_too_big(struct __sk_buff *skb, const struct packet 
 {
 	u8 macs[2 * ETH_ALEN];
 
-	/* Of a datagram in fragments the first is enough; a super-packet's datagrams would each need an answer. */
-	if (p->odd & FRAGMENT_LATER || skb->gso_segs > 1 || !load(skb, ETH_ALEN, macs, ETH_ALEN) ||
+	/* Of a datagram in fragments the first is enough, and of a super-packet the first of its datagrams. */
+	if (p->odd & FRAGMENT_LATER || !load(skb, ETH_ALEN, macs, ETH_ALEN) ||
 	    !load(skb, 0, macs + ETH_ALEN, ETH_ALEN))
 		return TC_ACT_SHOT;
 	if (!(p->v6 ? answer_v6(skb, p, mtu) : answer_v4(skb, p, mtu)) ||

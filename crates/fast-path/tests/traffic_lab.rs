@@ -245,25 +245,28 @@ fn send_frame(frame: &[u8]) {
     assert_eq!(sent, isize::try_from(frame.len()).unwrap(), "{}", io::Error::last_os_error());
 }
 
+/// Has what the socket sends cut into datagrams of `size` bytes.
+fn segment(socket: &UdpSocket, size: libc::c_int) {
+    // SAFETY: the option is an int that outlives the call.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_SEGMENT,
+            (&raw const size).cast(),
+            size_of_val(&size).try_into().unwrap(),
+        )
+    };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
+}
+
 #[test]
 fn a_super_packet_arrives_as_its_datagrams() {
-    const UDP_SEGMENT: libc::c_int = 103;
     let lab = Lab::new();
     lab.echo("198.18.2.2:7000", false);
     lab.client.run(|| {
         let socket = socket(at(VIPS[0]));
-        let size: libc::c_int = 1000;
-        // SAFETY: the option is an int that outlives the call.
-        let set = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_UDP,
-                UDP_SEGMENT,
-                (&raw const size).cast(),
-                size_of_val(&size).try_into().unwrap(),
-            )
-        };
-        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        segment(&socket, 1000);
         let question: Vec<u8> = (0..20_000u32).map(|i| (i / 1000).to_le_bytes()[0]).collect();
         socket.send(&question).unwrap();
         let mut buffer = [0; 2000];
@@ -275,6 +278,24 @@ fn a_super_packet_arrives_as_its_datagrams() {
     let counted = lab.listener(0);
     assert_eq!((counted.to_endpoint.packets, counted.to_endpoint.bytes), (20, 20_000));
     assert_eq!((counted.to_client.packets, counted.to_client.bytes), (20, 20_000));
+}
+
+#[test]
+fn a_super_packet_of_datagrams_that_are_too_large_is_told_to_its_sender() {
+    let lab = Lab::new();
+    lab.echo("198.18.2.2:7000", false);
+    ip("link set server mtu 1300");
+    lab.endpoints.run(|| ip("link set eth0 mtu 1300"));
+    lab.client.run(|| {
+        let socket = socket(at(VIPS[0]));
+        segment(&socket, 1400);
+        // The client's host refuses once it knows.
+        let refused = |_| socket.send(&[0; 14_000]).is_err();
+        assert!((0..5).any(refused));
+        segment(&socket, 1200);
+        assert_eq!(ask(&socket, &[1; 2400]).unwrap(), [1; 1200]);
+    });
+    assert!((1..5).contains(&lab.listener(0).dropped(DropReason::TooBig)));
 }
 
 #[test]
