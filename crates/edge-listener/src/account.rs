@@ -331,7 +331,7 @@ impl Collector for BooksCollector {
                     add(6, &label, sum(&|c| load(&c.packets[place])) + of(&|t| t.packets[place]));
                 }
                 add(7, &[], sum(&|c| load(&c.connect_failures)));
-                add(9, &[], sum(&|c| load(&c.client_ip_fallbacks)));
+                add(9, &[], sum(&|c| load(&c.client_ip_fallbacks)) + of(&|t| t.client_ip_fallbacks));
                 if protocol == Protocol::Tcp {
                     add(10, &[], sum(&|c| load(&c.splices)));
                     add(11, &[], sum(&|c| load(&c.splice_fallbacks)));

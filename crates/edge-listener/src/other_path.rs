@@ -15,6 +15,8 @@ pub struct Tally {
     pub active: u64,
     /// Flows that went to another endpoint.
     pub moved: u64,
+    /// Flows whose endpoint was to see the client's own address, and does not.
+    pub client_ip_fallbacks: u64,
     /// Flows that ended, by reason.
     pub closed: Vec<(&'static str, u64)>,
     /// Packets dropped, by reason.

@@ -156,9 +156,9 @@ mod bench {
         let mut ended = Sweep::default();
         let mut longest = Duration::ZERO;
         took("a sweep that ends a million", || {
-            for number in 0..fast_path.addresses() {
+            for number in 0..fast_path.parts() {
                 let begin = used();
-                ended += fast_path.sweep_address(clock() + Duration::from_secs(900), number).unwrap();
+                ended += fast_path.sweep_part(clock() + Duration::from_secs(900), number).unwrap();
                 longest = longest.max(used() - begin);
             }
         });

@@ -27,6 +27,24 @@ static __always_inline void count_pinned(u32 endpoint)
 		counts->opened++;
 }
 
+static __always_inline void count_moved(const union route *to)
+{
+	struct counts *counts = counts_of(to->listener);
+
+	if (counts)
+		counts->moved++;
+	count_pinned(to->endpoint);
+}
+
+/* A flow of a transparent listener whose endpoint sees a NAT address. */
+static __always_inline void count_fallback(u32 listener)
+{
+	struct counts *counts = counts_of(listener);
+
+	if (counts)
+		counts->fallbacks++;
+}
+
 /* `packets`: the datagrams that a super-packet stands for, or 1. */
 static __always_inline void count_carried(u64 packets, const struct packet *p, u32 listener, u32 endpoint,
 					  enum direction direction)

@@ -2,8 +2,10 @@
 /*
  * Landfall's fast path: decides and forwards whole UDP listeners at the ingress of a device.
  *
- * Read in the order of a packet: packet.h, then here, flows.h (choose.h, limits.h, siphash.h), translate.h, next_hop.h, rewrite.h.
+ * Read in the order of a packet: packet.h, then here, flows.h (choose.h, limits.h, siphash.h, transparent.h), move.h,
+ * translate.h, next_hop.h, rewrite.h.
  */
+#include "move.h"
 #include "translate.h"
 
 /* The number of the listener that has UDP port `port`. */
@@ -53,14 +55,13 @@ static __always_inline int client_passage(const struct packet *p, u32 number, st
 		.vip_port = p->dport,
 		.protocol = IPPROTO_UDP,
 	};
-	int refused;
-	struct counts *counts = counts_of(number);
 	struct table *table;
+	int refused;
 	union route moved;
 
 	passage->direction = TO_ENDPOINT;
 	passage->now = bpf_ktime_get_coarse_ns();
-	if (!listener || !counts)
+	if (!listener)
 		return DROP_LOCAL_ERROR;
 	passage->flow = flow_by_key(&key, &passage->ref);
 	if (!passage->flow) {
@@ -75,28 +76,38 @@ static __always_inline int client_passage(const struct packet *p, u32 number, st
 	if (table && unlikely(must_leave(table, passage->route.endpoint, listener->flags))) {
 		moved = passage->route;
 		if (choose(table, &key, p->v6, &moved) && moved.endpoint != passage->route.endpoint) {
-			WRITE_ONCE(passage->flow->route.whole, moved.whole);
-			passage->route = moved;
-			counts->moved++;
-			count_pinned(moved.endpoint);
+			refused = move_flow(passage, &moved, p->v6);
+			if (refused >= 0)
+				return refused;
 		}
 	}
 	return -1;
 }
 
+#define NO_REPLY DROPS
+
 /*
- * The passage of a reply: only from the endpoint that the flow is at now. Gives -1, or why it is refused, which is
- * counted for `*number`.
+ * The passage of a reply: only from the endpoint that the flow is at now. It is addressed to a NAT port, or, without an
+ * address of ours (`own`), to the client of a transparent flow. Gives -1, or why it is refused, which is counted for
+ * `*number`, or NO_REPLY: the host is to route it.
  */
 static __always_inline int endpoint_passage(const struct packet *p, const struct own_address *own, struct passage *passage,
 					    u32 *number)
 {
+	struct flow_key seen;
 	u64 life;
 
 	passage->direction = TO_CLIENT;
 	passage->now = bpf_ktime_get_coarse_ns();
-	passage->ref.index = (u32)own->nat << 16 | swap16(p->dport);
-	passage->flow = live_flow(&passage->ref);
+	if (own) {
+		passage->ref.index = (u32)own->nat << 16 | swap16(p->dport);
+		passage->flow = live_flow(&passage->ref);
+	} else {
+		seen_by(&seen, &p->src, p->sport, &p->dst, p->dport);
+		passage->flow = flow_seen(&seen, &passage->ref);
+		if (!passage->flow)
+			return NO_REPLY;
+	}
 	*number = no_listener;
 	if (!passage->flow)
 		return DROP_NO_FLOW;
@@ -105,8 +116,8 @@ static __always_inline int endpoint_passage(const struct packet *p, const struct
 	if (!is_endpoint(&passage->route, &p->src, p->sport))
 		return DROP_NOT_FROM_ENDPOINT;
 	life = READ_ONCE(passage->flow->life);
-	if (STATE(life) == UNANSWERED)
-		swap_life(passage->flow, life, LIFE(GENERATION(life), ANSWERED));
+	if ((STATE(life) & ~MOVING) == UNANSWERED)
+		swap_life(passage->flow, life, life | ANSWERED);
 	touch(passage);
 	return -1;
 }
@@ -129,34 +140,40 @@ static __noinline int from_endpoint(struct __sk_buff *skb, const struct packet *
 	u32 number;
 	int refused = endpoint_passage(p, own, &passage, &number);
 
+	if (refused == NO_REPLY)
+		return TC_ACT_UNSPEC;
 	if (refused >= 0 || !passage.flow)
 		return drop(number, refused);
+	if (!own && p->odd & OPTIONS)
+		return drop(number, DROP_IP_OPTIONS);
 	if (p->odd & FRAGMENT_FIRST)
 		remember(p, &passage);
 	return forward(skb, p, &passage);
 }
 
-static __noinline int later_fragment(struct __sk_buff *skb, const struct packet *p)
+static __noinline int later_fragment(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
 {
 	struct passage passage = { .now = bpf_ktime_get_coarse_ns() };
 
 	if (!recall(p, &passage))
-		return strays_to_stack ? TC_ACT_UNSPEC : drop(no_listener, DROP_FRAGMENT_EARLY);
+		return strays_to_stack || !own ? TC_ACT_UNSPEC : drop(no_listener, DROP_FRAGMENT_EARLY);
 	if (p->odd & OPTIONS)
 		return drop(passage.route.listener, DROP_IP_OPTIONS);
 	touch(&passage);
 	return forward(skb, p, &passage);
 }
 
-/* A UDP packet to one of our addresses: an action, or TOO_BIG and more. */
+/* A UDP packet to one of our addresses, or perhaps to the client of a transparent flow: an action, or TOO_BIG and more. */
 static __always_inline int udp(struct __sk_buff *skb, struct packet *p, const struct own_address *own)
 {
 	u32 number;
 
 	if (p->odd & FRAGMENT_LATER)
-		return later_fragment(skb, p);
+		return later_fragment(skb, p, own);
 	if (!parse_udp(skb, p))
-		return drop(no_listener, DROP_MALFORMED);
+		return own ? drop(no_listener, DROP_MALFORMED) : TC_ACT_UNSPEC;
+	if (!own)
+		return from_endpoint(skb, p, own);
 	if (own->vip && listener_at(swap16(p->dport), &number))
 		return p->odd & OPTIONS ? drop(number, DROP_IP_OPTIONS) : from_client(skb, p, number);
 	if (is_nat_port(own, swap16(p->dport)))
@@ -181,9 +198,9 @@ int fast_path(struct __sk_buff *skb)
 		parsed = parse_v4(skb, &p, &own);
 	else if (skb->protocol == swap16(ETH_P_IPV6))
 		parsed = parse_v6(skb, &p, &own);
-	if (parsed == MALFORMED)
+	if (parsed == MALFORMED && own)
 		return drop(no_listener, DROP_MALFORMED);
-	if (parsed == NOT_OURS || !own)
+	if (parsed != OURS || !concerns(own))
 		return TC_ACT_UNSPEC;
 	if (skb->vlan_present && bpf_skb_vlan_pop(skb))
 		return drop(no_listener, DROP_LOCAL_ERROR);
@@ -218,7 +235,7 @@ int end_flows(struct __sk_buff *skb)
 			continue;
 		life = READ_ONCE(flow->life);
 		if (is_live(life) && (u32)GENERATION(life) == order.flow.generation && flow->last == order.last &&
-		    end_flow(flow, life, reason))
+		    end_flow(flow, order.flow.index, life, reason))
 			ended++;
 	}
 	return ended;

@@ -48,7 +48,8 @@ static __always_inline struct flow *flow_of(const struct flow_ref *ref)
 	return is_live(life) && (u32)GENERATION(life) == ref->generation ? flow : NULL;
 }
 
-static __always_inline struct flow *flow_by_key(const struct flow_key *key, struct flow_ref *ref)
+/* Not inline, so that the verifier sees one way in which there is none. */
+static __noinline struct flow *flow_by_key(const struct flow_key *key, struct flow_ref *ref)
 {
 	struct flow_ref *found = bpf_map_lookup_elem(&flow_refs, key);
 
@@ -58,18 +59,19 @@ static __always_inline struct flow *flow_by_key(const struct flow_key *key, stru
 	return flow_of(ref);
 }
 
-/* Ends a flow of this life, with all that it holds; false if it has another life by now. */
-static __noinline bool end_flow(struct flow *flow, u64 life, enum end reason)
+#include "transparent.h"
+
+/* Gives back all that a flow held which this processor has made BUSY, and its place `index`. */
+static __noinline int clear_up(struct flow *flow, u32 index, enum end reason)
 {
+	u64 life = READ_ONCE(flow->life);
 	struct listener_state *state;
 	struct listener *listener;
 	struct counts *counts;
-	u32 number;
+	u32 number = flow->route.listener;
 
-	if (!swap_life(flow, life, LIFE(GENERATION(life), BUSY)))
-		return false;
-	number = flow->route.listener;
 	bpf_map_delete_elem(&flow_refs, &flow->key);
+	disclaim(&flow->key, &flow->route, index);
 	listener = bpf_map_lookup_elem(&listeners, &number);
 	state = bpf_map_lookup_elem(&listener_states, &number);
 	counts = counts_of(number);
@@ -80,41 +82,58 @@ static __noinline bool end_flow(struct flow *flow, u64 life, enum end reason)
 		if (reason < ENDS)
 			__sync_fetch_and_add(&counts->ended[reason], 1);
 	}
-	swap_life(flow, LIFE(GENERATION(life), BUSY), LIFE(GENERATION(life), FREE));
+	swap_life(flow, life, LIFE(GENERATION(life), FREE));
+	return 0;
+}
+
+/* Ends the flow at `index`, of this life, with all that it holds; false if it has another life by now, or moves. */
+static __always_inline bool end_flow(struct flow *flow, u32 index, u64 life, enum end reason)
+{
+	if (STATE(life) & MOVING || !swap_life(flow, life, LIFE(GENERATION(life), BUSY)))
+		return false;
+	clear_up(flow, index, reason);
 	return true;
 }
 
 /*
- * Makes room: ends the listener's oldest flow that has never been answered. Flows are looked at in the order in which
- * they began, each once: one that has been answered by then, or ended, is never looked at again. Gives the place that
- * is free now, or NOWHERE.
+ * Finds the listener's oldest flow that has never been answered, and makes it BUSY. Flows are looked at in the order in
+ * which they began, each once: one that has been answered by then, or ended, is never looked at again. Gives its place,
+ * or NOWHERE.
  */
-static __noinline u32 evict_oldest(const struct listener *listener, struct listener_state *state)
+static __noinline u32 take_oldest(const struct listener *listener, struct listener_state *state)
 {
-	u64 size = (u64)listener->ring_mask + 1, oldest, from, end;
+	u64 size = (u64)listener->ring_mask + 1, oldest = READ_ONCE(state->oldest), end = READ_ONCE(state->opened);
+	u64 from = end - oldest > size ? end - size : oldest;
+	struct flow *flow = NULL;
+	u32 at = NOWHERE, generation;
 	struct flow_ref *entry;
-	struct flow *flow;
-	u64 life;
-	u32 at;
 
-	for (int i = 0; i < EVICTION_TRIES; i++) {
-		oldest = READ_ONCE(state->oldest);
-		end = READ_ONCE(state->opened);
-		if (oldest >= end)
-			break;
-		from = end - oldest > size ? end - size : oldest;
-		if (__sync_val_compare_and_swap(&state->oldest, oldest, from + 1) != oldest)
-			continue;
+	for (int i = 0; i < EVICTION_TRIES && from < end; i++, from++) {
 		at = listener->ring_start + (u32)(from & listener->ring_mask);
 		entry = bpf_map_lookup_elem(&order, &at);
 		if (!entry)
 			break;
-		flow = flow_at(entry->index);
-		life = LIFE(entry->generation, UNANSWERED);
-		if (flow && READ_ONCE(flow->life) == life && end_flow(flow, life, END_EVICTED))
-			return entry->index;
+		at = READ_ONCE(entry->index);
+		generation = READ_ONCE(entry->generation);
+		flow = flow_at(at);
+		if (flow && swap_life(flow, LIFE(generation, UNANSWERED), LIFE(generation, BUSY)))
+			break;
+		flow = NULL;
 	}
-	return NOWHERE;
+	/* Where another processor has been as far, this is looked at again. */
+	__sync_val_compare_and_swap(&state->oldest, oldest, from + !!flow);
+	return flow ? at : NOWHERE;
+}
+
+/* Makes room: ends that flow. Gives the place that is free now, or NOWHERE. */
+static __always_inline u32 evict_oldest(const struct listener *listener, struct listener_state *state)
+{
+	u32 at = take_oldest(listener, state);
+	struct flow *flow = flow_at(at);
+
+	if (at != NOWHERE && flow)
+		clear_up(flow, at, END_EVICTED);
+	return at;
 }
 
 static __always_inline struct flow *take(u32 index, struct flow_ref *ref)
@@ -132,16 +151,40 @@ static __always_inline struct flow *take(u32 index, struct flow_ref *ref)
 	return flow;
 }
 
-/* Takes a NAT port for the flow: pseudo-random ones until one is free. */
-static __always_inline struct flow *reserve(u32 seed, u32 step, bool v6, struct flow_ref *ref)
+/* Places that a flow may have: so many blocks of 65536, and in each of them so many ports. */
+struct pool {
+	u32 block;
+	u32 blocks;
+	u32 port;
+	u32 ports;
+};
+
+/* Zero, which the verifier does not know: it would go through all that follows once for each pool. */
+static volatile u32 nothing;
+
+/* The places of transparent flows, or the NAT ports of a family. */
+static __always_inline void pool_of(struct pool *pool, bool own, bool v6)
 {
-	u32 addresses = v6 ? nat_v6 : nat_v4, first = v6 ? nat_v4 : 0, at = seed, address, port;
+	u32 zero = nothing;
+
+	pool->block = zero + (own ? nat_v4 + nat_v6 : v6 ? nat_v4 : 0);
+	pool->blocks = zero + (own ? transparent : v6 ? nat_v6 : nat_v4);
+	pool->port = zero + (own ? 0 : nat_first);
+	pool->ports = zero + (own ? PORTS : nat_count);
+}
+
+/* Takes a place for the flow, which is a NAT port but for transparent flows: pseudo-random ones until one is free. */
+static __noinline struct flow *reserve(const struct pool *pool, u32 seed, u32 step, struct flow_ref *ref)
+{
+	u32 at = seed, block, port;
 	struct flow *flow;
 
+	if (!pool->blocks)
+		return NULL;
 	for (int i = 0; i < PORT_PROBES; i++) {
-		address = first + ((at >> 16) * addresses >> 16);
-		port = nat_first + ((at & 0xffff) * nat_count >> 16);
-		flow = take(address << 16 | port, ref);
+		block = pool->block + ((at >> 16) * pool->blocks >> 16);
+		port = pool->port + ((at & 0xffff) * pool->ports >> 16);
+		flow = take(block << 16 | port, ref);
 		if (flow)
 			return flow;
 		at += step;
@@ -168,9 +211,12 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	union route route = { .listener = number };
 	struct table *table;
 	struct flow_ref *entry;
-	struct flow *flow;
+	struct flow *flow, *holder;
+	struct pool pool;
+	u32 at, falls_back;
 	int refused;
-	u32 at;
+	long taken;
+	bool own;
 
 	if (!listener || !state)
 		return DROP_LOCAL_ERROR;
@@ -201,12 +247,25 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	    evict_oldest(listener, state) == NOWHERE)
 		goto release;
 
+	/* Where the endpoint has another flow from the client's port, this one comes from a NAT address. */
+	own = transparent && listener->flags & LISTENER_TRANSPARENT;
+	holder = own ? holder_of(key, &route, &passage->ref) : NULL;
+	if (holder && is_same_flow(&holder->key, key)) {
+		passage->flow = holder;
+		refused = -1;
+		goto release;
+	}
+	falls_back = nothing + !!holder;
+	pool_of(&pool, own && !holder, v6);
+	refused = DROP_CLIENT_IP_IN_USE;
+	if (falls_back && !pool.blocks)
+		goto release;
 	seed = port_seed(hash, key);
-	flow = reserve((u32)seed, (u32)(seed >> 32) | 1, v6, &passage->ref);
+	flow = reserve(&pool, (u32)seed, (u32)(seed >> 32) | 1, &passage->ref);
 	refused = DROP_NO_NAT_PORT;
 	if (!flow) {
 		at = evict_oldest(listener, state);
-		flow = at == NOWHERE || (at >> 16 >= nat_v4) != v6 ? NULL : take(at, &passage->ref);
+		flow = (at >> 16) - pool.block < pool.blocks ? take(at, &passage->ref) : NULL;
 		if (!flow)
 			goto release;
 	}
@@ -215,13 +274,25 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	flow->last = passage->now;
 	swap_life(flow, LIFE(passage->ref.generation, BUSY), LIFE(passage->ref.generation, UNANSWERED));
 
-	if (bpf_map_update_elem(&flow_refs, key, &passage->ref, BPF_NOEXIST)) {
-		/* Another processor was faster with the same flow: then that one is the flow. */
+	taken = claim(key, &route, &passage->ref);
+	if (!taken) {
+		taken = bpf_map_update_elem(&flow_refs, key, &passage->ref, BPF_NOEXIST);
+		if (taken)
+			disclaim(key, &route, passage->ref.index);
+	}
+	if (taken) {
 		swap_life(flow, LIFE(passage->ref.generation, UNANSWERED), LIFE(passage->ref.generation, FREE));
+		/* Another processor was faster with the same flow: then that one is the flow. */
 		passage->flow = flow_by_key(key, &passage->ref);
-		refused = passage->flow ? -1 : DROP_LOCAL_ERROR;
+		if (!passage->flow && own) {
+			holder = holder_of(key, &route, &passage->ref);
+			passage->flow = holder && is_same_flow(&holder->key, key) ? holder : NULL;
+		}
+		refused = passage->flow ? -1 : own ? DROP_CLIENT_IP_IN_USE : DROP_LOCAL_ERROR;
 		goto release;
 	}
+	if (falls_back)
+		count_fallback(number);
 	passage->flow = flow;
 	count_pinned(route.endpoint);
 	position = __sync_fetch_and_add(&state->opened, 1);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (MIT OR GPL-2.0-only) */
 /*
  * ICMP errors about a flow's packets go to whoever sent those, speaking of the packet as that side knows it. They come
- * from the static IP or the NAT address, whichever router sent them: what lies behind the edge is nobody's business.
+ * from the static IP or the NAT address, whichever router sent them: what lies behind the edge is nobody's business. To
+ * the endpoint of a transparent flow they come from the client, and from there they are addressed to the client.
  */
 #pragma once
 
@@ -128,18 +129,17 @@ static __noinline int find_quoted(const struct quote *quote, const struct own_ad
 {
 	const struct packet *sent = &quote->packet;
 	u16 port = swap16(sent->sport);
+	struct flow_key key;
 
-	if (!own)
-		return false;
-	if (own->vip && listener_at(port, number)) {
-		struct flow_key key = {
-			.client = sent->dst,
-			.vip = sent->src,
-			.client_port = sent->dport,
-			.vip_port = sent->sport,
-			.protocol = IPPROTO_UDP,
-		};
-
+	if (!own) {
+		seen_by(&key, &sent->dst, sent->dport, &sent->src, sent->sport);
+		passage->direction = TO_CLIENT;
+		passage->flow = flow_seen(&key, &passage->ref);
+		if (!passage->flow)
+			return false;
+	} else if (own->vip && listener_at(port, number)) {
+		/* The same from the client's side. */
+		seen_by(&key, &sent->src, sent->sport, &sent->dst, sent->dport);
 		passage->direction = TO_ENDPOINT;
 		passage->flow = flow_by_key(&key, &passage->ref);
 	} else if (is_nat_port(own, port)) {

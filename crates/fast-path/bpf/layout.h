@@ -42,6 +42,7 @@ enum state {
 	BUSY = 1,	/* one processor is filling it in, or clearing it up */
 	UNANSWERED = 2, /* the endpoint has not sent anything yet */
 	ANSWERED = 3,
+	MOVING = 4, /* with one of the two before: one processor is moving it, and nobody may end it */
 };
 
 #define STATE(life) ((life) & 0xff)
@@ -77,7 +78,10 @@ union way {
 	u64 word[4];
 };
 
-/* Two cache lines. Its index is NAT address << 16 | NAT port: the port is the flow. */
+/*
+ * Two cache lines. Its index is NAT address << 16 | NAT port: the port is the flow. Behind the NAT addresses come places
+ * of transparent flows, whose index means nothing else.
+ */
 struct flow {
 	u64 life;
 	u64 last; /* bpf_ktime_get_coarse_ns of the latest packet in either direction */
@@ -86,7 +90,7 @@ struct flow {
 	union way way[2]; /* by direction */
 };
 
-/* What a client's packet finds. */
+/* What a client's packet finds, and a reply that is addressed to the client. */
 struct flow_ref {
 	u32 index;
 	u32 generation;
@@ -105,6 +109,7 @@ struct table {
 #define LISTENER_DRAINING 8 /* no new flow */
 #define LISTENER_ALLOW 16   /* only whom `allowed` has */
 #define LISTENER_DENY 32    /* nobody whom `denied` has */
+#define LISTENER_TRANSPARENT 64 /* endpoints see the client's own address and port */
 
 /* Written by the process alone. */
 struct listener {
@@ -205,6 +210,7 @@ enum drop {
 	DROP_TTL,
 	DROP_FRAGMENT_EARLY,
 	DROP_FORWARDING_OFF,
+	DROP_CLIENT_IP_IN_USE,
 	DROP_LOCAL_ERROR,
 	DROPS,
 };
@@ -218,6 +224,7 @@ struct counts {
 	u64 bytes[2];
 	u64 opened;
 	u64 moved;
+	u64 fallbacks; /* flows of transparent listeners under a NAT address */
 	u64 icmp[2];
 	u64 ended[ENDS];
 	u64 drops[DROPS];

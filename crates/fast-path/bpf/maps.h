@@ -10,6 +10,7 @@ const volatile u32 nat_v4 = 0; /* NAT addresses of IPv4 come first, */
 const volatile u32 nat_v6 = 0; /* then those of IPv6 */
 const volatile u32 nat_first = 0;
 const volatile u32 nat_count = 0; /* ports, from nat_first on */
+const volatile u32 transparent = 0; /* times 65536 places for transparent flows, behind those of the NAT addresses */
 const volatile u32 no_listener = 0; /* where packets of no listener are counted */
 const volatile u32 strays_to_stack = 0; /* fragments without a first one may belong to a socket of this host */
 
@@ -99,6 +100,14 @@ struct {
 	__type(key, struct flow_key);
 	__type(value, struct flow_ref);
 } flow_refs SEC(".maps");
+
+/* Transparent flows as their endpoints see them: `vip` is the endpoint. An entry lives as long as its flow is there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, struct flow_ref);
+} reply_refs SEC(".maps");
 
 /* Each listener's flows in the order in which they began, as a ring. */
 struct {

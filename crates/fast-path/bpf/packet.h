@@ -63,6 +63,12 @@ static __always_inline bool load(struct __sk_buff *skb, u32 offset, void *to, u3
 	return bpf_skb_load_bytes(skb, offset, to, length) == 0;
 }
 
+/* Whether a packet may concern a flow: replies to transparent flows are addressed to clients. */
+static __always_inline bool concerns(const struct own_address *own)
+{
+	return own || transparent;
+}
+
 static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet *p, struct own_address **own)
 {
 	struct iphdr ip;
@@ -72,7 +78,7 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 		return NOT_OURS;
 	map_v4(&p->dst, ip.daddr);
 	*own = bpf_map_lookup_elem(&own_addresses, &p->dst);
-	if (!*own || (ip.protocol != IPPROTO_UDP && ip.protocol != IPPROTO_ICMP))
+	if (!concerns(*own) || (ip.protocol != IPPROTO_UDP && ip.protocol != IPPROTO_ICMP))
 		return NOT_OURS;
 	map_v4(&p->src, ip.saddr);
 	header = ip.ihl * 4;
@@ -114,7 +120,7 @@ static __noinline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p, 
 		return NOT_OURS;
 	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
 	*own = bpf_map_lookup_elem(&own_addresses, &p->dst);
-	if (!*own)
+	if (!concerns(*own))
 		return NOT_OURS;
 	__builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));
 	p->v6 = 1;

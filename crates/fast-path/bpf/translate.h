@@ -27,12 +27,19 @@ static __always_inline bool translate(const struct passage *passage, struct tran
 		return true;
 	}
 	endpoint = endpoint_of(passage->route.endpoint);
-	address = bpf_map_lookup_elem(&nat_addresses, &nat);
-	if (!endpoint || !address)
+	if (!endpoint)
 		return false;
-	t->src = *address;
+	if (is_transparent(passage->ref.index)) {
+		t->src = key->client;
+		t->sport = key->client_port;
+	} else {
+		address = bpf_map_lookup_elem(&nat_addresses, &nat);
+		if (!address)
+			return false;
+		t->src = *address;
+		t->sport = swap16((u16)passage->ref.index);
+	}
 	t->dst = endpoint->address;
-	t->sport = swap16((u16)passage->ref.index);
 	t->dport = passage->route.port;
 	return true;
 }

@@ -130,6 +130,8 @@ static __noinline int endpoint_frame(struct xdp_md *ctx, const struct packet *p,
 	u32 number;
 	int refused = endpoint_passage(p, own, &passage, &number);
 
+	if (refused == NO_REPLY)
+		return XDP_PASS;
 	if (refused < 0 && passage.flow)
 		return carry(ctx, p, &passage, flags);
 	drop(number, refused);
@@ -149,7 +151,7 @@ int fast_path_xdp(struct xdp_md *ctx)
 		return XDP_PASS;
 	own = bpf_map_lookup_elem(&own_addresses, &p.dst);
 	if (!own)
-		return XDP_PASS;
+		return transparent ? endpoint_frame(ctx, &p, own, device->flags) : XDP_PASS;
 	if (own->vip && listener_at(swap16(p.dport), &number))
 		return client_frame(ctx, &p, number, device->flags);
 	if (is_nat_port(own, swap16(p.dport)))

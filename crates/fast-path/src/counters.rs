@@ -26,6 +26,8 @@ pub struct ListenerCounters {
     pub opened: u64,
     /// Flows that moved to another endpoint.
     pub moved: u64,
+    /// Flows of a transparent listener that an endpoint sees come from a NAT address, because it has another from the client's port.
+    pub fallbacks: u64,
     /// Flows there are.
     pub active: u64,
     /// Flows that ended, by [`EndReason`].

@@ -36,7 +36,7 @@ pub struct FlowEntry {
     pub client: SocketAddr,
     /// The static IP and port that it addressed.
     pub to: SocketAddr,
-    /// Where the endpoint sees it come from.
+    /// Where the endpoint sees it come from: a NAT port, or the client itself.
     pub nat: SocketAddr,
     /// Where it is.
     pub endpoint: EndpointId,

@@ -6,11 +6,12 @@
 //!
 //! 1. `bpf/packet.h`: a frame becomes a packet. What is not for one of this edge's addresses goes on to the host untouched.
 //! 2. `bpf/fast_path.c`: which listener has the port, or which flow has the NAT port. A NAT port belongs to one flow whatever its
-//!    endpoint, so it *is* the flow: its place in the flow table. A reply is found without a hash.
+//!    endpoint, so it *is* the flow: its place in the flow table. A reply is found without a hash, unless its flow is transparent
+//!    (`bpf/transparent.h`): then it is addressed to the client, and found by both ends.
 //! 3. `bpf/flows.h`: a packet without a flow opens one. The flow hash (`bpf/siphash.h`) gives the slot, the slot the endpoint
 //!    (`bpf/choose.h`), unless a limit refuses (`bpf/limits.h`). When a listener is full, its oldest flow that was never answered makes
 //!    room.
-//! 4. `bpf/translate.h`: a flow that must leave its endpoint moves; addresses and ports on the other side.
+//! 4. `bpf/move.h`: a flow that must leave its endpoint moves. `bpf/translate.h`: addresses and ports on the other side.
 //! 5. `bpf/next_hop.h`: the way out, as the flow remembers it or the host's routing has it, before anything is written. `bpf/rewrite.h`:
 //!    headers and checksums.
 //! 6. `bpf/icmp.h`: errors about a flow's packets, translated likewise; `bpf/too_big.h`: the edge's own answer to a packet that does not
@@ -52,5 +53,5 @@ pub use attachment::Attachment;
 pub use counters::{Counters, EndpointCounters, ListenerCounters, Traffic};
 pub use flow::{FlowEntry, Sweep, Timeouts};
 pub use reasons::{DropReason, EndReason};
-pub use settings::{Access, Dispatched, Limits, Listener, NatPool, Settings};
+pub use settings::{Access, Dispatched, Limits, Listener, MOST_TRANSPARENT_FLOWS, NatPool, Settings};
 pub use unavailable::{Error, Unavailable};

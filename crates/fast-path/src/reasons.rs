@@ -67,6 +67,8 @@ reasons! {
         FragmentEarly = "fragment_early",
         /// The host does not forward at the device that the packet came from.
         ForwardingOff = "forwarding_off",
+        /// The endpoint has another flow from the client's address and port, and there is no NAT address for this one.
+        ClientIpInUse = "client_ip_in_use",
         /// Something is missing here that should not be.
         LocalError = "local_error",
     }

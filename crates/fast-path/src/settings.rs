@@ -13,6 +13,9 @@ use ipnet::IpNet;
 /// The most NAT addresses, of both families together.
 pub const MOST_NAT_ADDRESSES: usize = 64;
 
+/// The most flows of transparent listeners at once.
+pub const MOST_TRANSPARENT_FLOWS: usize = 1 << 22;
+
 /// What the kernel is to forward.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -22,7 +25,7 @@ pub struct Settings {
     pub static_ips: Vec<IpAddr>,
     /// The listeners to accelerate.
     pub listeners: Vec<Listener>,
-    /// Where packets to endpoints come from.
+    /// Where packets to endpoints come from, but for transparent listeners. Of a family that only these have it may be without an address.
     pub nat: NatPool,
     /// Endpoints that the routing table may grow to.
     pub max_endpoints: usize,
@@ -63,6 +66,9 @@ pub struct Listener {
     pub affinity: Affinity,
     /// Whether flows stay at an endpoint that turns unhealthy (`on_unhealthy = "keep"`).
     pub keep: bool,
+    /// Whether endpoints see the client's own address and port: replies must then come through this edge. A flow whose client port has
+    /// another flow at the same endpoint and port falls back to a NAT address, or is refused where there is none.
+    pub transparent: bool,
     /// Whether the six DSCP bits of a packet go on with it. The two ECN bits always do.
     pub carry_dscp: bool,
     /// When its flows are over.
@@ -110,6 +116,12 @@ impl NatPool {
 }
 
 impl Settings {
+    /// Flows at once that transparent listeners may have.
+    pub(crate) fn transparent_flows(&self) -> usize {
+        let transparent = self.listeners.iter().filter(|listener| listener.transparent);
+        transparent.fold(0, |sum: usize, listener| sum.saturating_add(listener.limits.max_flows))
+    }
+
     /// Says what could not be loaded, with the cure.
     pub fn check(&self) -> Result<(), String> {
         let nat = &self.nat;
@@ -124,12 +136,19 @@ impl Settings {
             return Err("a NAT address is named twice: name each once".into());
         }
         for v6 in [false, true] {
-            if self.static_ips.iter().any(|ip| ip.is_ipv6() == v6) && nat.capacity(v6) == 0 {
+            let serves = !self.listeners.iter().all(|listener| listener.transparent);
+            if serves && self.static_ips.iter().any(|ip| ip.is_ipv6() == v6) && nat.capacity(v6) == 0 {
                 let family = if v6 { "IPv6" } else { "IPv4" };
                 return Err(format!(
                     "a static IP is {family}, but no NAT address is: add an {family} address of this host to nat_addresses"
                 ));
             }
+        }
+        let transparent = self.transparent_flows();
+        if transparent > MOST_TRANSPARENT_FLOWS {
+            return Err(format!(
+                "transparent listeners may have {transparent} flows, and {MOST_TRANSPARENT_FLOWS} fit: lower their max_flows"
+            ));
         }
         for port in self.listeners.iter().flat_map(|listener| listener.ports.iter().cloned().flatten()) {
             let clash = self.static_ips.iter().find(|ip| nat.addresses.contains(ip) && nat.ports.contains(&port));

@@ -130,12 +130,12 @@ impl FastPath {
     }
 
     /// Cannot be called.
-    pub fn sweep_address(&mut self, _now: Duration, _number: usize) -> Result<Sweep, Error> {
+    pub fn sweep_part(&mut self, _now: Duration, _number: usize) -> Result<Sweep, Error> {
         match *self {}
     }
 
     /// Cannot be called.
-    pub fn addresses(&self) -> usize {
+    pub fn parts(&self) -> usize {
         match *self {}
     }
 
@@ -152,7 +152,7 @@ impl FastPath {
     }
 
     /// Cannot be called.
-    pub fn flows_of_address(&self, _number: usize) -> impl Iterator<Item = FlowEntry> + '_ {
+    pub fn flows_of_part(&self, _number: usize) -> impl Iterator<Item = FlowEntry> + '_ {
         match *self {}
         #[allow(unreachable_code)]
         std::iter::empty()

@@ -48,6 +48,9 @@ fn a_listener_is_the_kernel_s_unless_something_needs_user_space() {
         (V4, &off, UDP, "10.0.1.10", "fast_path = \"off\""),
         (V4, NAT, "protocol = \"udp\"\nforwarding = \"user\"", "10.0.1.10", "forwarding = \"user\""),
         (V4, NAT, "protocol = \"udp\"\nclient_ip = \"proxy_v2\"", "10.0.1.10", "client_ip needs user space"),
+        (V4, NAT, "protocol = \"udp\"\nclient_ip = \"transparent\"", "10.0.1.10", ""),
+        (V4, "", "protocol = \"udp\"\nclient_ip = \"transparent\"", "10.0.1.10", "nat_addresses is not set"),
+        (V4, "", "protocol = \"udp\"\nclient_ip = \"transparent\"\nforwarding = \"kernel\"", "10.0.1.10", ""),
         (V4, NAT, UDP, "fd00::10", "a static IP is IPv4, and endpoint eu-1 is not"),
         ("\"198.18.0.1\", \"fd18::1\"", NAT, UDP, "10.0.1.10", "a static IP is IPv6, and no address of nat_addresses is"),
         ("\"198.18.0.1\", \"fd18::1\"", both, UDP, "10.0.1.10", "a static IP is IPv6, and endpoint eu-1 is not"),
@@ -130,6 +133,48 @@ fn without_a_limit_of_its_own_a_listener_has_its_share_of_the_nat_s_ports() {
     assert_eq!(most(UDP, 1), 4536);
     assert_eq!(most("protocol = \"udp\"\nlimits = { max_flows_per_client = 9 }", 2), 2268);
     assert_eq!(most("protocol = \"udp\"\nlimits = { max_flows = 99 }", 2), 99);
+}
+
+const TRANSPARENT: &str = "protocol = \"udp\"\nclient_ip = \"transparent\"";
+
+#[test]
+fn a_transparent_listener_takes_no_nat_ports() {
+    let config = Config::parse(&file(V4, NAT, TRANSPARENT, "10.0.1.10"), &host()).unwrap();
+    assert_eq!(config.kernel_max_flows(&config.listeners[0], 1), 65_536);
+    let limited = format!("{TRANSPARENT}\nlimits = {{ max_flows = 99 }}");
+    let config = Config::parse(&file(V4, NAT, &limited, "10.0.1.10"), &host()).unwrap();
+    assert_eq!(config.kernel_max_flows(&config.listeners[0], 1), 99);
+}
+
+#[test]
+fn a_transparent_listener_without_nat_addresses_is_warned_of_what_it_refuses() {
+    let warnings = |edge: &str| {
+        let text = file(V4, edge, &format!("{TRANSPARENT}\nforwarding = \"kernel\""), "10.0.1.10");
+        let config = Config::parse(&text, &host()).unwrap();
+        let of_it = config.warnings.into_iter().filter(|warning| warning.reason.contains("client_ip_in_use"));
+        of_it.map(|warning| (warning.key, warning.reason)).collect::<Vec<_>>()
+    };
+    let reason =
+        "nat_addresses is not set, so the second of two flows from one client port to one endpoint is refused (client_ip_in_use)";
+    assert_eq!(warnings(""), [("listeners[0].client_ip".to_owned(), reason.to_owned())]);
+    assert_eq!(warnings(NAT), []);
+}
+
+#[test]
+fn transparent_listeners_take_one_path_together() {
+    let second = "\n[[listeners]]\nname = \"second\"\nprotocol = \"udp\"\nports = [7001]\nendpoint_groups = [\"eu\"]\n";
+    let paths = |keys: &str| {
+        let text =
+            file(V4, NAT, TRANSPARENT, "10.0.1.10").replace("send = \"ping\"", "send = \"ping\", port = 1") + second + keys;
+        let config = Config::parse(&text, &host()).unwrap();
+        [0, 1].map(|index| config.path(&config.listeners[index], &|_| false).unwrap())
+    };
+    let user = |reason: &str| ForwardingPath::User(reason.to_owned());
+    let in_user_space = "client_ip = \"transparent\"\nforwarding = \"user\"\n";
+    let reason = "listener second is transparent too, and in user space: forwarding = \"user\"";
+    assert_eq!(paths(in_user_space), [user(reason), user("forwarding = \"user\"")]);
+    assert_eq!(paths("forwarding = \"user\"\n"), [ForwardingPath::Kernel, user("forwarding = \"user\"")]);
+    assert_eq!(paths("client_ip = \"transparent\"\n"), [ForwardingPath::Kernel, ForwardingPath::Kernel]);
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn listener_counters<'a>(processors: impl Iterator<Item = &'a Counts>, state: Li
         sum.to_client += traffic(counts.packets, counts.bytes, 1);
         sum.moved += counts.moved;
         sum.by_xdp += counts.by_xdp;
+        sum.fallbacks += counts.fallbacks;
         add(&mut sum.icmp, &counts.icmp);
         add(&mut sum.ended, &counts.ended);
         add(&mut sum.drops, &counts.drops);

@@ -19,6 +19,8 @@ const STRIDE: usize = 16;
 /// States of a life; higher ones are live.
 const UNANSWERED: u64 = 2;
 const ANSWERED: u64 = 3;
+/// Which of the two, whether or not it is moving.
+const STATE: u64 = 3;
 
 /// The map `flows`, mapped for reading.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ impl Place {
     }
 
     pub fn answered(&self) -> bool {
-        self.words[0] & 0xff == ANSWERED
+        self.words[0] & STATE == ANSWERED
     }
 
     /// When the latest packet came, in nanoseconds.
@@ -101,6 +103,11 @@ impl FlowTable {
             Some(words) if at != libc::MAP_FAILED => Ok(Self { words, places }),
             _ => Err(io::Error::last_os_error()),
         }
+    }
+
+    /// How many there are.
+    pub fn places(&self) -> usize {
+        self.places
     }
 
     fn words(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {

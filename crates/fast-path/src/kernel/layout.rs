@@ -17,6 +17,7 @@ pub(super) const LISTENER_CARRY_DSCP: u32 = 4;
 pub(super) const LISTENER_DRAINING: u32 = 8;
 pub(super) const LISTENER_ALLOW: u32 = 16;
 pub(super) const LISTENER_DENY: u32 = 32;
+pub(super) const LISTENER_TRANSPARENT: u32 = 64;
 
 pub(super) const DEVICE_SENDS: u16 = 1;
 
@@ -137,6 +138,7 @@ shared! {
         bytes: [u64; 2],
         opened: u64,
         moved: u64,
+        fallbacks: u64,
         icmp: [u64; 2],
         ended: [u64; EndReason::COUNT],
         drops: [u64; DropReason::COUNT],

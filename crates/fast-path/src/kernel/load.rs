@@ -100,15 +100,22 @@ struct Ring {
 struct Sizes {
     /// Of the flow table.
     places: usize,
-    /// Flows that there are ports for.
+    /// Flows that there are ports or, of transparent ones, places for.
     capacity: usize,
+    /// Flows of transparent listeners.
+    transparent: usize,
+    /// Their part of the flow table, in 65,536 places.
+    blocks: usize,
     rings: Vec<Ring>,
 }
 
 impl Sizes {
     fn of(settings: &Settings) -> Self {
         let nat = &settings.nat;
-        let capacity = nat.capacity(false) + nat.capacity(true);
+        let transparent = settings.transparent_flows();
+        // With a fifth of them free, the search for a place does not fail.
+        let blocks = (transparent + transparent / 4).div_ceil(1 << 16);
+        let capacity = nat.capacity(false) + nat.capacity(true) + transparent;
         let mut start = 0;
         let ring = |listener: &crate::Listener| {
             let size = listener.limits.max_flows.clamp(1, capacity.max(1)).next_power_of_two();
@@ -117,7 +124,7 @@ impl Sizes {
             ring
         };
         let rings = settings.listeners.iter().map(ring).collect();
-        Self { places: nat.addresses.len().max(1) << 16, capacity, rings }
+        Self { places: (nat.addresses.len() + blocks).max(1) << 16, capacity, transparent, blocks, rings }
     }
 }
 
@@ -127,7 +134,7 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
     let clients = if settings.listeners.iter().any(|l| counts_clients(&l.limits)) { sizes.capacity + SLACK } else { 1 };
     let (nat_v4, nat_v6) = (number(settings.nat.addresses.len() - v6)?, number(v6)?);
     let (nat_first, nat_count) = (u32::from(*settings.nat.ports.start()), number(settings.nat.ports.len())?);
-    let no_listener = number(listeners)?;
+    let (no_listener, transparent) = (number(listeners)?, number(sizes.blocks)?);
     let strays = u32::from(settings.shared_with_sockets);
     let mut loader = EbpfLoader::new();
     loader
@@ -136,6 +143,7 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
         .override_global("nat_v6", &nat_v6, true)
         .override_global("nat_first", &nat_first, true)
         .override_global("nat_count", &nat_count, true)
+        .override_global("transparent", &transparent, true)
         .override_global("no_listener", &no_listener, true)
         .override_global("strays_to_stack", &strays, true);
     let ring = sizes.rings.last().map_or(1, |ring| ring.start + ring.size);
@@ -149,6 +157,7 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
         ("told_at", settings.max_endpoints),
         ("flows", sizes.places),
         ("flow_refs", sizes.capacity + SLACK),
+        ("reply_refs", if sizes.blocks > 0 { sizes.transparent + SLACK } else { 1 }),
         ("order", ring),
         ("clients", clients),
     ] {
@@ -238,6 +247,7 @@ impl FastPath {
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let kernel = &mut self.listeners[place].kernel;
         kernel.flags = flag(settings.affinity == Affinity::SourceIp, layout::LISTENER_SOURCE_IP)
+            | flag(settings.transparent, layout::LISTENER_TRANSPARENT)
             | flag(settings.keep, layout::LISTENER_KEEP)
             | flag(settings.carry_dscp, layout::LISTENER_CARRY_DSCP)
             | flag(self.draining, layout::LISTENER_DRAINING)

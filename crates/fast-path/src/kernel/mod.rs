@@ -111,11 +111,11 @@ pub fn clock() -> Duration {
 impl FastPath {
     /// The live flows, in no order. Each is read as one; the list is not.
     pub fn flows(&self) -> impl Iterator<Item = FlowEntry> + '_ {
-        (0..self.addresses()).flat_map(|number| self.flows_of_address(number))
+        (0..self.parts()).flat_map(|number| self.flows_of_part(number))
     }
 
-    /// As [`FastPath::flows`], of one NAT address by its number: a part that is read within milliseconds.
-    pub fn flows_of_address(&self, number: usize) -> impl Iterator<Item = FlowEntry> + '_ {
+    /// As [`FastPath::flows`], of one part of all flows by its number: it is read within milliseconds.
+    pub fn flows_of_part(&self, number: usize) -> impl Iterator<Item = FlowEntry> + '_ {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         self.places(number..number.saturating_add(1)).filter_map(|place| self.entry(&place))
     }
@@ -137,16 +137,22 @@ impl FastPath {
         }
     }
 
-    /// How many NAT addresses there are, each a part of [`FastPath::sweep`].
-    pub fn addresses(&self) -> usize {
-        self.nat_addresses.len()
+    /// In how many parts [`FastPath::sweep`] can be done: one for each NAT address, then some of transparent flows.
+    pub fn parts(&self) -> usize {
+        self.flows.places() >> 16
     }
 
-    fn places(&self, addresses: Range<u32>) -> impl Iterator<Item = Place> + '_ {
-        let ports = self.settings.nat.ports.clone();
-        addresses
-            .flat_map(move |address| ports.clone().map(move |port| address << 16 | u32::from(port)))
+    fn places(&self, parts: Range<u32>) -> impl Iterator<Item = Place> + '_ {
+        let ports =
+            move |part: u32| if self.nat_address(part).is_some() { self.settings.nat.ports.clone() } else { 0..=u16::MAX };
+        parts
+            .flat_map(move |part| ports(part).map(move |port| part << 16 | u32::from(port)))
             .filter_map(|index| self.flows.get(index))
+    }
+
+    /// The NAT address whose flows a part has, unless it has transparent ones.
+    fn nat_address(&self, part: u32) -> Option<IpAddr> {
+        self.nat_addresses.get(usize::try_from(part).ok()?).copied()
     }
 
     fn entry(&self, place: &Place) -> Option<FlowEntry> {
@@ -157,7 +163,7 @@ impl FastPath {
             listener: place.listener(),
             client: place.client(),
             to: place.to(),
-            nat: SocketAddr::new(self.nat_addresses[(place.index >> 16) as usize], port),
+            nat: self.nat_address(place.index >> 16).map_or(place.client(), |address| SocketAddr::new(address, port)),
             endpoint: place.endpoint()?,
             slot: place.slot(),
             endpoint_port: place.endpoint_port(),

@@ -17,14 +17,14 @@ impl FastPath {
     /// Ends the flows whose time is over at `now`, a moment of [`crate::clock`], and counts the others. To be called every second or so.
     pub fn sweep(&mut self, now: Duration) -> Result<Sweep, Error> {
         let mut all = Sweep::default();
-        for number in 0..self.nat_addresses.len() {
-            all += self.sweep_address(now, number)?;
+        for number in 0..self.parts() {
+            all += self.sweep_part(now, number)?;
         }
         Ok(all)
     }
 
-    /// As [`FastPath::sweep`], of the flows of one NAT address by its number: a part that ends within milliseconds.
-    pub fn sweep_address(&mut self, now: Duration, number: usize) -> Result<Sweep, Error> {
+    /// As [`FastPath::sweep`], of one part of all flows by its number: it ends within milliseconds.
+    pub fn sweep_part(&mut self, now: Duration, number: usize) -> Result<Sweep, Error> {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let timeouts: Vec<_> = self.settings.listeners.iter().map(|listener| listener.timeouts).collect();
         self.end(number..number.saturating_add(1), |place| {
@@ -35,16 +35,16 @@ impl FastPath {
 
     /// Ends all flows, because the edge stops. Gives how many.
     pub fn end_all(&mut self) -> Result<usize, Error> {
-        let all = 0..u32::try_from(self.nat_addresses.len()).unwrap_or(u32::MAX);
+        let all = 0..u32::try_from(self.parts()).unwrap_or(u32::MAX);
         let sweep = self.end(all, |_| Some(EndReason::Shutdown))?;
         Ok(sweep.ended.iter().sum())
     }
 
-    /// Ends the flows of these NAT addresses that `verdict` gives a reason for.
-    fn end(&mut self, addresses: Range<u32>, verdict: impl Fn(&Place) -> Option<EndReason>) -> Result<Sweep, Error> {
+    /// Ends the flows of these parts that `verdict` gives a reason for.
+    fn end(&mut self, parts: Range<u32>, verdict: impl Fn(&Place) -> Option<EndReason>) -> Result<Sweep, Error> {
         let mut sweep = Sweep { by_endpoint: vec![0; self.endpoints.len()], ..Sweep::default() };
         let mut over: [Vec<Place>; EndReason::COUNT] = Default::default();
-        for place in self.places(addresses) {
+        for place in self.places(parts) {
             match verdict(&place) {
                 Some(reason) => over[reason as usize].push(place),
                 None => keep(&mut sweep, &place),

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 
-use super::{FastPath, failed};
+use super::{
+    FastPath, failed,
+    layout::{FlowKey, FlowRef},
+};
 use crate::{Error, Settings, Unavailable};
 
 /// A frame after the program.
@@ -70,6 +73,13 @@ pub fn run_xdp(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) ->
 pub fn time_programs() -> Result<std::os::fd::OwnedFd, Error> {
     aya::sys::enable_stats(aya::sys::Stats::RunTime)
         .map_err(|error| failed("have programs timed")(std::io::Error::other(super::with_causes(&error))))
+}
+
+/// How many transparent flows replies would find.
+pub fn claims(fast_path: &FastPath) -> usize {
+    let map = fast_path.ebpf.map("reply_refs").expect("a map of the program");
+    let map: aya::maps::HashMap<_, FlowKey, FlowRef> = map.try_into().expect("a hash map of these");
+    map.keys().count()
 }
 
 fn program(fast_path: &FastPath) -> Result<&SchedClassifier, Error> {

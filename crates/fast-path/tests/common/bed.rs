@@ -37,10 +37,15 @@ const NAMES: &[&str] = &[
     "mover",
     "keeper",
     "six_bleach",
+    "seen",
+    "seen_too",
+    "seen_six",
+    "seen_mover",
 ];
 
 /// Where flows of each listener may go.
-const CHOICES: &[&[usize]] = &[&[0], &[2], &[3], &[4], &[0], &[0], &[0], &[0], &[0], &[], &[5], &[6], &[2], &[0], &[0], &[2]];
+const CHOICES: &[&[usize]] =
+    &[&[0], &[2], &[3], &[4], &[0], &[0], &[0], &[0], &[0], &[], &[5], &[6], &[2], &[0], &[0], &[2], &[3], &[3], &[2], &[0]];
 
 pub struct Bed {
     pub fast_path: FastPath,
@@ -72,6 +77,9 @@ fn listeners() -> Vec<Listener> {
         l.carry_dscp = false;
         l.affinity = Affinity::SourceIp;
     });
+    for name in ["seen", "seen_too", "seen_six", "seen_mover"] {
+        special(name, &|l| l.transparent = true);
+    }
     all
 }
 
@@ -257,6 +265,7 @@ fn add_listener(all: &mut BTreeMap<String, u64>, name: &str, listener: &Listener
     all.insert(format!("{name}.opened"), listener.opened);
     all.insert(format!("{name}.moved"), listener.moved);
     all.insert(format!("{name}.by_xdp"), listener.by_xdp);
+    all.insert(format!("{name}.fallbacks"), listener.fallbacks);
     all.insert(format!("{name}.icmp_up"), listener.icmp[0]);
     all.insert(format!("{name}.icmp_down"), listener.icmp[1]);
     for &reason in EndReason::ALL {

@@ -5,6 +5,7 @@ mod endpoint;
 mod errors;
 mod fragments;
 mod odd;
+mod transparent;
 
 use super::{
     bed::Bed,
@@ -36,7 +37,11 @@ pub struct Case {
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    [client::CASES, endpoint::CASES, errors::CASES, fragments::CASES, odd::CASES].into_iter().flatten().map(copy).collect()
+    [client::CASES, endpoint::CASES, errors::CASES, fragments::CASES, odd::CASES, transparent::CASES]
+        .into_iter()
+        .flatten()
+        .map(copy)
+        .collect()
 }
 
 fn copy(case: &Case) -> Case {

@@ -68,6 +68,7 @@ pub fn listener(index: usize, port: u16) -> Listener {
         ports: std::iter::once(port..=port).collect(),
         affinity: endpoint_group::Affinity::None,
         keep: false,
+        transparent: false,
         carry_dscp: true,
         timeouts: Timeouts { idle: Duration::from_secs(30), unanswered: Duration::from_secs(5) },
         limits: Limits { max_flows: 1 << 16, max_flows_per_client: None, new_flows_per_client_per_second: None },

@@ -14,6 +14,12 @@ use super::{
 /// The most addresses that the kernel numbers.
 const MOST_NAT_ADDRESSES: usize = 64;
 
+/// Flows at once of a transparent listener in the kernel, which take no NAT ports: some 30 MB.
+const TRANSPARENT_FLOWS: usize = 65_536;
+
+/// The two address families in words, and whether each is IPv6.
+const FAMILIES: [(&str, bool); 2] = [("IPv4", false), ("IPv6", true)];
+
 /// Where the UDP of a listener is forwarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Path {
@@ -28,9 +34,19 @@ impl Config {
     /// this host.
     pub fn path(&self, listener: &Listener, is_local: &dyn Fn(IpAddr) -> bool) -> Option<Path> {
         listener.settings.udp.as_ref()?;
-        Some(self.keeps_in_user_space(listener, is_local).map_or(Path::Kernel, Path::User))
+        let reason = self.keeps_in_user_space(listener, is_local).or_else(|| self.meets_user_space(listener, is_local));
+        Some(reason.map_or(Path::Kernel, Path::User))
     }
 
+    /// The two paths do not know of each other's flows, so both might give a client's port to a flow at the same endpoint.
+    fn meets_user_space(&self, listener: &Listener, is_local: &dyn Fn(IpAddr) -> bool) -> Option<String> {
+        let mut transparent = self.listeners.iter().filter(|listener| is_transparent(listener));
+        let (other, reason) =
+            transparent.find_map(|other| Some((&other.settings.name, self.keeps_in_user_space(other, is_local)?)))?;
+        is_transparent(listener).then(|| format!("listener {other} is transparent too, and in user space: {reason}"))
+    }
+
+    /// What `listener` itself has that the kernel cannot do.
     fn keeps_in_user_space(&self, listener: &Listener, is_local: &dyn Fn(IpAddr) -> bool) -> Option<String> {
         if listener.forwarding == Forwarding::User {
             return Some("forwarding = \"user\"".into());
@@ -38,19 +54,15 @@ impl Config {
         if self.edge.fast_path == FastPath::Off {
             return Some("fast_path = \"off\"".into());
         }
-        if self.edge.nat_addresses.is_empty() {
-            return Some("nat_addresses is not set".into());
-        }
-        let udp = listener.settings.udp.as_ref()?;
-        if udp.client_ip != ClientIp::None {
+        let transparent = is_transparent(listener);
+        if !transparent && listener.settings.udp.as_ref()?.client_ip != ClientIp::None {
             return Some("client_ip needs user space".into());
         }
-        let families = [("IPv4", false), ("IPv6", true)];
-        let served = |v6: bool| self.edge.announce.iter().any(|ip| ip.is_ipv6() == v6);
-        let without_nat = |v6: bool| !self.edge.nat_addresses.iter().any(|ip| ip.is_ipv6() == v6);
-        if let Some((family, _)) = families.iter().find(|(_, v6)| served(*v6) && without_nat(*v6)) {
-            return Some(format!("a static IP is {family}, and no address of nat_addresses is"));
+        // Transparent flows fall back to a NAT address now and then; where the kernel is asked for by name they do without.
+        if let Some(reason) = self.lacks_nat().filter(|_| !(transparent && listener.forwarding == Forwarding::Kernel)) {
+            return Some(reason);
         }
+        let served = |v6: bool| self.edge.announce.iter().any(|ip| ip.is_ipv6() == v6);
         let groups = listener.groups.iter().filter_map(|&group| self.endpoint_groups.get(group));
         for group in groups {
             for endpoint in &group.group.endpoints {
@@ -58,7 +70,7 @@ impl Config {
                 if group.hosts.contains_key(name) || endpoint.ip == UNRESOLVED {
                     return Some(format!("endpoint {name} has a DNS name"));
                 }
-                if let Some((family, _)) = families.iter().find(|(_, v6)| served(*v6) && endpoint.ip.is_ipv6() != *v6) {
+                if let Some((family, _)) = FAMILIES.iter().find(|(_, v6)| served(*v6) && endpoint.ip.is_ipv6() != *v6) {
                     return Some(format!("a static IP is {family}, and endpoint {name} is not"));
                 }
                 let own = endpoint.ip.is_loopback() || self.edge.nat_addresses.contains(&endpoint.ip);
@@ -70,11 +82,24 @@ impl Config {
         None
     }
 
-    /// Flows at once of `listener` in the kernel, which forwards `listeners` of them: what the file says, or its share of the NAT's ports.
+    /// What is missing of NAT addresses.
+    fn lacks_nat(&self) -> Option<String> {
+        if self.edge.nat_addresses.is_empty() {
+            return Some("nat_addresses is not set".into());
+        }
+        let has = |ips: &[IpAddr], v6: bool| ips.iter().any(|ip| ip.is_ipv6() == v6);
+        let lacks = |v6: bool| has(&self.edge.announce, v6) && !has(&self.edge.nat_addresses, v6);
+        let (family, _) = FAMILIES.iter().find(|(_, v6)| lacks(*v6))?;
+        Some(format!("a static IP is {family}, and no address of nat_addresses is"))
+    }
+
+    /// Flows at once of `listener` in the kernel, which forwards `listeners` of them: what the file says, or its share of the NAT's ports,
+    /// or, for a transparent one, which takes none, a fixed number.
     ///
     /// A listener with a `max_flows` of its own counts as a sharer all the same, so that setting it changes no other's default.
     pub fn kernel_max_flows(&self, listener: &Listener, listeners: usize) -> usize {
         match listener.default_max_flows {
+            true if is_transparent(listener) => TRANSPARENT_FLOWS,
             true => ((self.nat_capacity(false) + self.nat_capacity(true)) / listeners.max(1)).max(1),
             false => listener.settings.limits.max_flows,
         }
@@ -86,6 +111,11 @@ impl Config {
     }
 }
 
+/// Whether endpoints see the clients of its UDP.
+fn is_transparent(listener: &Listener) -> bool {
+    listener.settings.udp.as_ref().is_some_and(|udp| udp.client_ip == ClientIp::Transparent)
+}
+
 /// Refuses what the kernel is to do and cannot, as far as the file alone tells.
 pub(super) fn check(report: &Report, file: &RawFile, config: &Config, host: &Host) {
     ports(report, file, config, host);
@@ -95,7 +125,17 @@ pub(super) fn check(report: &Report, file: &RawFile, config: &Config, host: &Hos
             continue;
         }
         match path(listener) {
-            Some(Path::Kernel) => {}
+            Some(Path::Kernel) => {
+                if let Some(reason) = config.lacks_nat().filter(|_| is_transparent(listener)) {
+                    let reason = format!(
+                        "{reason}, so the second of two flows from one client port to one endpoint is refused (client_ip_in_use)"
+                    );
+                    report.warn(
+                        &raw.client_ip.at,
+                        Fault::new(reason, "set nat_addresses, which such flows fall back to, or leave it"),
+                    );
+                }
+            }
             Some(Path::User(reason)) => {
                 let cure = "remove what keeps it in user space, or write forwarding = \"auto\"";
                 report.error(&raw.forwarding.at, Fault::new(format!("the kernel cannot forward this listener: {reason}"), cure));

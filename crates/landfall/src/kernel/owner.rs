@@ -108,9 +108,9 @@ impl Owner {
             self.ways.look(&mut self.fast_path, &self.devices, &up);
         }
         let mut flows = Sweep::default();
-        for number in 0..self.fast_path.addresses() {
-            flows += self.fast_path.sweep_address(fast_path::clock(), number)?;
-            // A publication waits for the flows of one address, not for all.
+        for number in 0..self.fast_path.parts() {
+            flows += self.fast_path.sweep_part(fast_path::clock(), number)?;
+            // A publication waits for the flows of one part, not for all.
             jobs.try_iter().for_each(|job| job(self));
         }
         self.flows = flows;
@@ -152,7 +152,7 @@ impl Owner {
         }
     }
 
-    /// At most `most` flows that are wanted, of the NAT address with this number; `None` if there is none.
+    /// At most `most` flows that are wanted, of the part of all flows with this number; `None` if there is none.
     pub(super) fn list(&self, wanted: &Wanted, number: usize, most: usize) -> Option<Vec<LiveFlow>> {
         let now = fast_path::clock();
         let take = |flow: FlowEntry| {
@@ -161,8 +161,7 @@ impl Owner {
             let seen = Seen { protocol: Protocol::Udp, client, to, endpoint: Some(endpoint), answered, quiet };
             wanted.take(&seen, self.names.get(flow.listener)?, &self.endpoints)
         };
-        (number < self.fast_path.addresses())
-            .then(|| self.fast_path.flows_of_address(number).filter_map(take).take(most).collect())
+        (number < self.fast_path.parts()).then(|| self.fast_path.flows_of_part(number).filter_map(take).take(most).collect())
     }
 
     pub(super) fn devices(&self) -> Vec<DeviceStatus> {
@@ -242,11 +241,12 @@ fn pinned(endpoints: &[TableEndpoint], opened: &[u64], flows: &Sweep) -> BTreeMa
 }
 
 fn tally(counters: &ListenerCounters) -> Tally {
-    let ListenerCounters { to_endpoint, to_client, opened, moved, active, .. } = *counters;
+    let ListenerCounters { to_endpoint, to_client, opened, moved, fallbacks, active, .. } = *counters;
     Tally {
         opened,
         active,
         moved,
+        client_ip_fallbacks: fallbacks,
         closed: EndReason::ALL.iter().map(|&reason| (reason.as_str(), counters.ended_by(reason))).collect(),
         dropped: words(counters),
         bytes: [to_endpoint.bytes, to_client.bytes],

@@ -1,6 +1,6 @@
 //! Whether the kernel forwards, decided once at the start: what the file wants, what it allows and what the host lets.
 
-use edge_listener::{bind, settings::OnUnhealthy};
+use edge_listener::{bind, client_ip::ClientIp, settings::OnUnhealthy};
 use endpoint_group::{Name, RoutingTable};
 use fast_path::{FastPath, Limits, NatPool, Settings, Timeouts};
 
@@ -145,6 +145,7 @@ fn accelerated(config: &Config, index: usize, listeners: usize) -> Option<fast_p
         index,
         ports: settings.ports.clone(),
         affinity: settings.affinity,
+        transparent: udp.client_ip == ClientIp::Transparent,
         keep: udp.on_unhealthy == OnUnhealthy::Keep,
         carry_dscp: udp.carry_dscp,
         timeouts: Timeouts { idle: udp.idle_timeout, unanswered: udp.unanswered_timeout },

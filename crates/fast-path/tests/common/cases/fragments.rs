@@ -8,7 +8,7 @@ use crate::common::{
 };
 
 /// A datagram of 608 bytes with its UDP header, of which this is the part from `start` to `end`.
-fn part(mut datagram: Datagram, start: usize, end: usize) -> Datagram {
+pub(super) fn part(mut datagram: Datagram, start: usize, end: usize) -> Datagram {
     datagram.payload = (0..600u32).map(|i| (i * 7).to_le_bytes()[0]).collect();
     datagram.fragment = Some((start, end));
     datagram.id = datagram.from.port().into();
@@ -22,7 +22,7 @@ fn first(datagram: Datagram) -> Packet {
 }
 
 /// The second part of a new flow's datagram, whose first has passed: under the same number.
-fn later(bed: &mut Bed, datagram: Datagram, end: usize) -> Packet {
+pub(super) fn later(bed: &mut Bed, datagram: Datagram, end: usize) -> Packet {
     bed.open(&part(datagram.clone(), 0, 304));
     let id = id_of(&bed.out);
     let datagram = part(datagram, 304, end);
@@ -30,7 +30,7 @@ fn later(bed: &mut Bed, datagram: Datagram, end: usize) -> Packet {
 }
 
 /// A part of an answer that leaves under this number, or whatever number.
-fn answered(answer: Datagram, datagram: Datagram, id: Option<u32>) -> Packet {
+pub(super) fn answered(answer: Datagram, datagram: Datagram, id: Option<u32>) -> Packet {
     let frame = answer.frame();
     let out = move |bed: &Bed| Datagram { id: id.unwrap_or(id_of(&bed.out)), ..bed.at_client(&answer, &datagram) }.frame();
     ("server", frame, becomes(out))
