@@ -8,6 +8,7 @@
 //! * [`conformance`]: the two ends of a TCP connection, and all that they see.
 //! * [`datagrams`]: the two ends of UDP flows in the test itself.
 //! * [`flood`]: packets from spoofed sources, and honest clients beside them.
+//! * [`fleet`]: as many clients as there are addresses and ports.
 //! * [`frames`]: frames written by hand.
 //! * [`load`]: flows that note by themselves when they are told of a death, or move.
 //! * [`path`]: the same test with UDP forwarded in user space and in the kernel.
@@ -30,6 +31,7 @@ pub mod edge;
 pub mod endpoints;
 pub mod failure;
 pub mod field;
+pub mod fleet;
 pub mod flood;
 pub mod frames;
 pub mod lab;
