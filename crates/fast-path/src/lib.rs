@@ -17,11 +17,14 @@
 //! 6. `bpf/icmp.h`: errors about a flow's packets, translated likewise; `bpf/too_big.h`: the edge's own answer to a packet that does not
 //!    fit.
 //!
+//! On NICs, `bpf/xdp.h` stands before all this, natively in the driver: it does the common packet by the same functions and passes on
+//! everything else untouched (`docs/decisions/0012-xdp-before-tcx.md`).
+//!
 //! What the process does:
 //!
 //! 1. [`Settings`]: what is accelerated. [`FastPath::load`] hands it to the kernel, or says in plain words why it cannot
 //!    ([`Unavailable`]).
-//! 2. [`FastPath::attach`]: one device after another. The attachment dies with the process.
+//! 2. [`FastPath::attach`]: one device after another, and [`FastPath::attach_xdp`] where it is fit. The attachment dies with the process.
 //! 3. [`FastPath::publish`]: a routing table. Every packet from then on is decided by it, flows in being included; nothing is scanned.
 //! 4. [`FastPath::sweep`]: ends the flows whose time is over. [`FastPath::flows`] and [`FastPath::counters`] show what is there.
 //!

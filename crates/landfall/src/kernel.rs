@@ -121,6 +121,12 @@ impl Kernel {
         self.ask(move |owner| owner.watch(ways));
     }
 
+    /// Packets carried, by the hook of the kernel that did it.
+    pub fn by_hook(&self) -> [(&'static str, u64); 2] {
+        let [xdp, tcx] = self.ask(|owner| owner.by_hook()).unwrap_or_default();
+        [("xdp", xdp), ("tcx", tcx)]
+    }
+
     /// Packets dropped that belong to no listener, by reason.
     pub fn strays(&self) -> Vec<(&'static str, u64)> {
         self.ask(|owner| owner.strays()).unwrap_or_default()

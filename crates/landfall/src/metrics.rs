@@ -53,6 +53,7 @@ pub struct Metrics {
     bird_up: IntGaugeVec,
     fast_path_attached: IntGaugeVec,
     fast_path_unheard: IntGaugeVec,
+    fast_path_packets: IntCounterVec,
     fast_path_strays: IntCounterVec,
     /// A scrape resets gauges before it sets them: one at a time.
     scrape: Arc<Mutex<()>>,
@@ -157,6 +158,10 @@ impl Metrics {
                 Opts::new("landfall_fast_path_unheard_endpoint", "Whether replies of the endpoint come where they are refused."),
                 &["endpoint"],
             )?,
+            fast_path_packets: IntCounterVec::new(
+                Opts::new("landfall_fast_path_packets_total", "Packets that the kernel carried, by its hook."),
+                &["hook"],
+            )?,
             fast_path_strays: IntCounterVec::new(
                 Opts::new(
                     "landfall_fast_path_strays_total",
@@ -200,6 +205,7 @@ impl Metrics {
         registry.register(Box::new(metrics.bird_up.clone()))?;
         registry.register(Box::new(metrics.fast_path_attached.clone()))?;
         registry.register(Box::new(metrics.fast_path_unheard.clone()))?;
+        registry.register(Box::new(metrics.fast_path_packets.clone()))?;
         registry.register(Box::new(metrics.fast_path_strays.clone()))?;
         Ok(metrics)
     }
@@ -326,9 +332,11 @@ impl Metrics {
         for unheard in &fast_path.unheard {
             self.fast_path_unheard.with_label_values(&[&unheard.endpoint]).set(1);
         }
-        for (reason, &count) in &fast_path.strays {
-            let counter = self.fast_path_strays.with_label_values(&[reason]);
-            counter.inc_by(count.saturating_sub(counter.get()));
+        for (counters, counts) in [(&self.fast_path_packets, &fast_path.packets), (&self.fast_path_strays, &fast_path.strays)] {
+            for (label, &count) in counts {
+                let counter = counters.with_label_values(&[label]);
+                counter.inc_by(count.saturating_sub(counter.get()));
+            }
         }
     }
 

@@ -179,13 +179,20 @@ fn transparent_listeners_take_one_path_together() {
 
 #[test]
 fn all_of_it_needs_a_restart_and_survives_being_written_out() {
-    let edge = "nat_addresses = [\"10.0.1.5\"]\nnat_ports = \"62000-63000\"\nfast_path = \"on\"\nfast_path_devices = [\"eth0\"]";
+    let edge = "nat_addresses = [\"10.0.1.5\"]\nnat_ports = \"62000-63000\"\nfast_path = \"on\"\nfast_path_xdp = \"off\"\nfast_path_devices = [\"eth0\"]";
     let rich = file(V4, edge, "protocol = \"udp\"\nforwarding = \"kernel\"", "10.0.1.10");
     let config = Config::parse(&rich, &host()).unwrap();
     assert_eq!(Config::parse(&config.to_toml(), &host()).unwrap(), config);
     let plain = Config::parse(&file(V4, NAT, UDP, "10.0.1.10"), &host()).unwrap();
     assert_eq!(
         plain.restart_needed(&config),
-        ["edge.fast_path", "edge.nat_ports", "edge.fast_path_devices", "listeners[0].forwarding", "listeners[0].limits"]
+        [
+            "edge.fast_path",
+            "edge.fast_path_xdp",
+            "edge.nat_ports",
+            "edge.fast_path_devices",
+            "listeners[0].forwarding",
+            "listeners[0].limits"
+        ]
     );
 }

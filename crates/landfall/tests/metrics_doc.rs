@@ -140,7 +140,8 @@ fn scrape() -> String {
     let device = DeviceStatus { name: "eth0".to_owned(), mode: "tcx".to_owned(), reason: String::new() };
     let unheard = vec![UnheardStatus { endpoint: "a".to_owned(), device: "wg0".to_owned() }];
     let strays = [("no_flow".to_owned(), 1)].into();
-    let fast_path = FastPathStatus { devices: vec![device], unheard, nat_capacity: [4536, 0], strays };
+    let packets = [("tcx".to_owned(), 1)].into();
+    let fast_path = FastPathStatus { devices: vec![device], unheard, nat_capacity: [4536, 0], packets, strays };
     let around = Surroundings { anycast: Some(anycast), fast_path: Some(fast_path), ..Surroundings::default() };
     let text = metrics.render(&status(&state, Some(&names), edge.books(), &around, now)).unwrap();
     edge.stop();

@@ -34,6 +34,7 @@ pub(super) struct RawEdge {
     pub(super) drain_timeout: Duration,
     /// Marked for what cannot be told here.
     pub(super) fast_path: Marked<FastPath>,
+    pub(super) fast_path_xdp: Marked<FastPath>,
     pub(super) nat_addresses: Vec<Marked<IpAddr>>,
     pub(super) nat_ports: Marked<RangeInclusive<u16>>,
     pub(super) fast_path_devices: Option<Vec<String>>,
@@ -53,6 +54,7 @@ impl RawEdge {
             resolvers: self.resolvers.clone(),
             drain_timeout: self.drain_timeout,
             fast_path: self.fast_path.value,
+            fast_path_xdp: self.fast_path_xdp.value,
             nat_addresses: self.nat_addresses.iter().map(|ip| ip.value).collect(),
             nat_ports: self.nat_ports.value.clone(),
             fast_path_devices: self.fast_path_devices.clone(),
@@ -73,6 +75,7 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
         resolvers: Vec::new(),
         drain_timeout: Duration::from_secs(30),
         fast_path: Marked { value: FastPath::Auto, at: root.mark("edge.fast_path") },
+        fast_path_xdp: Marked { value: FastPath::Auto, at: root.mark("edge.fast_path_xdp") },
         nat_addresses: Vec::new(),
         nat_ports: Marked { value: NAT_PORTS, at: root.mark("edge.nat_ports") },
         fast_path_devices: None,
@@ -127,10 +130,12 @@ pub(super) fn read(root: &mut Section<'_>, report: &Report, host: &Host) -> RawE
 /// What the in-kernel path needs of this host.
 fn read_fast_path(edge: &mut Section<'_>, report: &Report, raw: &mut RawEdge) {
     let paths = [("auto", FastPath::Auto), ("on", FastPath::On), ("off", FastPath::Off)];
-    if let Some(item) = edge.item("fast_path")
-        && let Some(value) = item.read(|item| values::choice(item, &paths, &[]))
-    {
-        raw.fast_path = Marked { value, at: item.at };
+    for (key, to) in [("fast_path", &mut raw.fast_path), ("fast_path_xdp", &mut raw.fast_path_xdp)] {
+        if let Some(item) = edge.item(key)
+            && let Some(value) = item.read(|item| values::choice(item, &paths, &[]))
+        {
+            *to = Marked { value, at: item.at };
+        }
     }
     if let Some(item) = edge.item("nat_addresses") {
         raw.nat_addresses = ip_list(&item, report, "list addresses of this host, such as [\"10.0.1.5\"]");

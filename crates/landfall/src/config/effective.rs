@@ -62,14 +62,15 @@ fn write_anycast(out: &mut String, anycast: Option<&Anycast>) -> fmt::Result {
 }
 
 fn write_edge(out: &mut String, edge: &Edge) -> fmt::Result {
-    let fast_path = match edge.fast_path {
-        FastPath::Auto => "auto",
-        FastPath::On => "on",
-        FastPath::Off => "off",
+    let word = |wanted: FastPath| match wanted {
+        FastPath::Auto => quoted("auto"),
+        FastPath::On => quoted("on"),
+        FastPath::Off => quoted("off"),
     };
     writeln!(out, "\n[edge]\nname = {}\nworkers = {}\npin = {}", quoted(&edge.name), edge.workers, edge.pin)?;
     writeln!(out, "admin = {}\ncontrol = {}", quoted(edge.admin), quoted(edge.control.display()))?;
-    writeln!(out, "fast_path = {}\nannounce = {}", quoted(fast_path), list(&edge.announce))?;
+    writeln!(out, "fast_path = {}\nfast_path_xdp = {}", word(edge.fast_path), word(edge.fast_path_xdp))?;
+    writeln!(out, "announce = {}", list(&edge.announce))?;
     writeln!(out, "nat_addresses = {}\nnat_ports = {}", list(&edge.nat_addresses), quoted(shown(&edge.nat_ports)))?;
     if let Some(devices) = &edge.fast_path_devices {
         writeln!(out, "fast_path_devices = {}", list(devices))?;

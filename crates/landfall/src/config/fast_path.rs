@@ -146,13 +146,17 @@ pub(super) fn check(report: &Report, file: &RawFile, config: &Config, host: &Hos
             }
         }
     }
-    if config.edge.fast_path == FastPath::On && !config.listeners.iter().any(|listener| path(listener) == Some(Path::Kernel)) {
+    let required = [(config.edge.fast_path, &file.edge.fast_path.at), (config.edge.fast_path_xdp, &file.edge.fast_path_xdp.at)];
+    let required = required.into_iter().find_map(|(wanted, at)| (wanted == FastPath::On).then_some(at));
+    if let Some(at) = required
+        && !config.listeners.iter().any(|listener| path(listener) == Some(Path::Kernel))
+    {
         let why = config.listeners.iter().find_map(|listener| match path(listener)? {
             Path::Kernel => None,
             Path::User(reason) => Some(format!("listener {}: {reason}", listener.settings.name)),
         });
         let reason = format!("the kernel can forward no listener; {}", why.unwrap_or_else(|| "none serves udp".to_owned()));
-        report.error(&file.edge.fast_path.at, Fault::new(reason, "remove the cause, or write \"auto\""));
+        report.error(at, Fault::new(reason, "remove the cause, or write \"auto\""));
     }
 }
 

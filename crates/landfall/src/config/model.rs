@@ -34,6 +34,8 @@ pub struct Edge {
     pub drain_timeout: Duration,
     /// Whether the in-kernel path may be used where there is one.
     pub fast_path: FastPath,
+    /// Whether native XDP goes before TCX on devices.
+    pub fast_path_xdp: FastPath,
     /// Addresses of this host that the kernel's packets to endpoints come from; empty: none.
     pub nat_addresses: Vec<IpAddr>,
     /// Their ports that nothing else on them uses.

@@ -22,6 +22,7 @@ impl Config {
             ("edge.resolvers", edge.resolvers != new.edge.resolvers),
             ("edge.drain_timeout", edge.drain_timeout != new.edge.drain_timeout),
             ("edge.fast_path", edge.fast_path != new.edge.fast_path),
+            ("edge.fast_path_xdp", edge.fast_path_xdp != new.edge.fast_path_xdp),
             ("edge.nat_addresses", edge.nat_addresses != new.edge.nat_addresses),
             ("edge.nat_ports", edge.nat_ports != new.edge.nat_ports),
             ("edge.fast_path_devices", edge.fast_path_devices != new.edge.fast_path_devices),

@@ -59,6 +59,9 @@ pub struct FastPathStatus {
     pub unheard: Vec<UnheardStatus>,
     /// Flows at once that there are NAT ports for: IPv4, IPv6.
     pub nat_capacity: [usize; 2],
+    /// Packets that it carried, by the hook that did it: `xdp` or `tcx`.
+    #[serde(default)]
+    pub packets: BTreeMap<String, u64>,
     /// Packets that it dropped and that belong to no listener, by reason.
     pub strays: BTreeMap<String, u64>,
 }
@@ -77,9 +80,9 @@ pub struct UnheardStatus {
 pub struct DeviceStatus {
     /// Its name.
     pub name: String,
-    /// `tcx`, or `none` if its packets are not taken.
+    /// `xdp+tcx`, `tcx`, or `none` if its packets are not taken.
     pub mode: String,
-    /// Why they are not; empty if they are.
+    /// Why they are not, or not by XDP where that is wanted; else empty.
     pub reason: String,
 }
 
@@ -90,6 +93,7 @@ impl FastPathStatus {
             devices: kernel.devices(),
             unheard: kernel.unheard(),
             nat_capacity: [config.nat_capacity(false), config.nat_capacity(true)],
+            packets: kernel.by_hook().into_iter().map(|(hook, count)| (hook.to_owned(), count)).collect(),
             strays: kernel.strays().into_iter().map(|(reason, count)| (reason.to_owned(), count)).collect(),
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Owner {
     /// Flows that each endpoint ever had, by id.
     opened: Vec<u64>,
     strays: Vec<(&'static str, u64)>,
+    /// Packets carried by XDP, and by TCX.
+    by_hook: [u64; 2],
     /// Who waits for the last flow to end.
     drained: Option<oneshot::Sender<()>>,
     next_look: Duration,
@@ -74,6 +76,7 @@ impl Ready {
             flows: Sweep::default(),
             opened: Vec::new(),
             strays: Vec::new(),
+            by_hook: [0; 2],
             drained: None,
             next_look: fast_path::clock(),
         };
@@ -180,6 +183,10 @@ impl Owner {
         self.strays.clone()
     }
 
+    pub(super) fn by_hook(&self) -> [u64; 2] {
+        self.by_hook
+    }
+
     pub(super) fn drain(&mut self, drained: oneshot::Sender<()>) {
         if let Err(error) = self.fast_path.set_draining(true) {
             tracing::warn!("{error}; the kernel takes new flows until the process ends");
@@ -220,6 +227,10 @@ impl Owner {
         }
         reading.endpoints = pinned(&self.endpoints, &self.opened, &self.flows);
         self.strays = words(&counters.strays);
+        let packets: u64 =
+            counters.listeners.iter().map(|listener| listener.to_endpoint.packets + listener.to_client.packets).sum();
+        let by_xdp: u64 = counters.listeners.iter().map(|listener| listener.by_xdp).sum();
+        self.by_hook = [by_xdp, packets.saturating_sub(by_xdp)];
         self.books.set_kernel(reading);
         Ok(())
     }

@@ -51,9 +51,9 @@ pub fn decide(config: &Config) -> Result<Decision, Required> {
             Path::User(reason) => Some(reason.clone()),
             Path::Kernel => None,
         });
-        if config.edge.fast_path == Wanted::On {
+        if let Some(key) = required_by(config) {
             let reason = reason.unwrap_or_else(|| "no listener serves udp".to_owned());
-            return Err(Required { key: "fast_path = \"on\"".into(), reason });
+            return Err(Required { key, reason });
         }
         if let Some(reason) = reason.filter(|_| config.edge.fast_path == Wanted::Auto) {
             tracing::info!("all packets are forwarded in user space: {reason}");
@@ -103,8 +103,9 @@ fn key_of(listener: &Listener) -> String {
 
 fn required_by(config: &Config) -> Option<String> {
     let listener = config.listeners.iter().find(|listener| listener.forwarding == Forwarding::Kernel);
-    let on = config.edge.fast_path == Wanted::On;
-    listener.map(key_of).or_else(|| on.then(|| "fast_path = \"on\"".to_owned()))
+    let keys = [("fast_path", config.edge.fast_path), ("fast_path_xdp", config.edge.fast_path_xdp)];
+    let on = keys.into_iter().find(|(_, wanted)| *wanted == Wanted::On);
+    listener.map(key_of).or_else(|| on.map(|(key, _)| format!("{key} = \"on\"")))
 }
 
 fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
