@@ -364,3 +364,17 @@ fn check_says_which_listeners_it_serves() {
     assert!(checked.stdout.contains(line), "{}", checked.stdout);
     assert!(checked.stdout.contains("= 12 listening sockets"), "{}", checked.stdout);
 }
+
+/// `landfall fast-path detach` is for what forwards packets, which the choice of sockets does not.
+#[test]
+fn the_program_is_listed_and_not_detached() {
+    let scene = scene();
+    let run = |what: &str| {
+        let program = landfall_tests::programs::landfall().unwrap();
+        scene.lab.edge.run([program.to_str().unwrap(), "fast-path", what]).unwrap()
+    };
+    let listed = format!("choose_socket of process {} at the network namespace (netns)\n", scene.edge.pid());
+    assert_eq!(run("list"), listed);
+    assert_eq!(run("detach"), "nothing is attached\n");
+    assert_eq!(run("list"), listed);
+}

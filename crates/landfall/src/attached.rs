@@ -18,8 +18,8 @@ pub struct FastPathArgs {
 pub enum FastPathCommand {
     /// List them.
     List,
-    /// Detach them all, for example of an edge that hangs and cannot be killed. One that runs attaches its programs again within a second or
-    /// two; with the end of its process each is gone by itself.
+    /// Detach those that forward packets, for example of an edge that hangs and cannot be killed. One that runs attaches them again within
+    /// a second or two; with the end of its process each is gone by itself. What chooses sockets stays: it forwards nothing.
     Detach,
 }
 
@@ -38,7 +38,8 @@ pub fn run(args: &FastPathArgs) -> ExitCode {
 }
 
 fn carry_out(command: FastPathCommand) -> Result<String, Error> {
-    let attached = attachments()?;
+    let mut attached = attachments()?;
+    attached.retain(|attachment| command == FastPathCommand::List || attachment.device.is_some());
     if attached.is_empty() {
         return Ok("nothing is attached\n".to_owned());
     }
