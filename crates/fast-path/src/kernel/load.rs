@@ -79,7 +79,7 @@ impl FastPath {
 
 /// Has the kernel verify a program. The verifier gives up with EAGAIN where the thread has a signal to take, and is then asked again.
 pub(super) fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    const TRIES: usize = 5;
+    const TRIES: usize = 50;
     let mut result = load();
     for _ in 1..TRIES {
         match &result {
