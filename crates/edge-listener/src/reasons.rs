@@ -70,6 +70,8 @@ reasons! {
         NoDescriptors = "no_descriptors",
         /// The datagram came from port 0 or from the address `::`, which no reply can reach (UDP).
         NoSourcePort = "no_source_port",
+        /// The datagram claims to come from a UDP port of one of this edge's own listeners (UDP).
+        InvalidSource = "invalid_source",
         /// No endpoint in the ranking could be addressed.
         Unreachable = "endpoint_unreachable",
         /// The endpoint's host answered the datagram before with an ICMP error, and this one could not be sent either.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     num::{NonZeroU32, NonZeroUsize},
     ops::RangeInclusive,
     time::Duration,
@@ -28,6 +28,14 @@ pub struct EdgeSettings {
     pub pin: bool,
     /// In the order of the file; the routing table's listeners have the same order.
     pub listeners: Vec<ListenerSettings>,
+}
+
+impl EdgeSettings {
+    /// Whether `address` is one where a listener of this edge takes datagrams.
+    pub fn serves_udp(&self, address: SocketAddr) -> bool {
+        let mut ports = self.listeners.iter().filter(|listener| listener.udp.is_some()).flat_map(|listener| &listener.ports);
+        self.static_ips.contains(&address.ip()) && ports.any(|range| range.contains(&address.port()))
+    }
 }
 
 /// One listener.

@@ -405,6 +405,19 @@ pub const ALL: &[Case] = &[
         ..PLAIN
     },
     Case {
+        what: "from a listener of the edge, whose answer would be answered",
+        send: |bench| {
+            let mut datagram = bench.from(0, 5);
+            datagram.from = datagram.to;
+            bench.send(&datagram);
+        },
+        only: Some(Families::V6),
+        seen: "invalid_source 1",
+        kernel: Some("up 5 00, opened 1, client_unreachable 1"),
+        why: "the program finds no way to the host's own address when the answer goes",
+        ..PLAIN
+    },
+    Case {
         what: "from the loopback address",
         send: |bench| {
             let mut datagram = bench.from(0, 5);

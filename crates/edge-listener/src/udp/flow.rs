@@ -90,6 +90,10 @@ impl Udp {
         if client.port() == 0 || client.ip().is_unspecified() {
             return Err(DropReason::NoSourcePort);
         }
+        // The answer would come back here, and be answered for ever. Linux takes such datagrams over IPv6.
+        if context.shared.settings.serves_udp(client) {
+            return Err(DropReason::InvalidSource);
+        }
         // The kernel has not told it: a reply would leave from another.
         if port == 0 {
             return Err(DropReason::LocalError);
