@@ -185,18 +185,27 @@ fn the_embedded_object() {
     run_table(None);
 }
 
-#[test]
-fn the_object_that_this_host_compiles() {
+/// What this host's clang makes of a program: the committed object, if it is of the version that made that.
+fn compiled(program: &str, committed: &[u8]) -> Vec<u8> {
     let clang = Command::new("clang").arg("--version").output().expect("clang: install the packages clang and llvm");
     let directory = tempfile::tempdir().unwrap();
-    let object = directory.path().join("fast_path.o");
+    let object = directory.path().join("object");
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf/build");
-    let output = Command::new(build).arg(&object).output().unwrap();
+    let output = Command::new(build).arg(&object).arg(program).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let object = std::fs::read(object).unwrap();
-    run_table(Some(&object));
-    // The version that the embedded object is from: it must be what the sources say.
     if String::from_utf8_lossy(&clang.stdout).contains("clang version 14.0.6") {
-        assert!(object == EMBEDDED, "bpf/fast_path.o is not what its sources compile to: run crates/fast-path/bpf/build");
+        assert!(object == committed, "bpf/{program}.o is not what its sources compile to: run crates/fast-path/bpf/build");
     }
+    object
+}
+
+#[test]
+fn the_object_that_this_host_compiles() {
+    run_table(Some(&compiled("fast_path", EMBEDDED)));
+}
+
+#[test]
+fn the_benchmark_s_object_is_what_its_source_compiles_to() {
+    compiled("live_frames", include_bytes!("../bpf/live_frames.o"));
 }
