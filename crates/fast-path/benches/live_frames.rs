@@ -60,6 +60,7 @@ mod bench {
     const CLIENTS: u32 = 0xc612_4000;
     const DENIED: u32 = 0xc613_0000;
     const SOURCES: u32 = 10_000;
+    const NETWORK: &str = "198.19.0.0/18";
     const BATCH: u32 = 64;
     const FLOWS: [u32; 3] = [16, 10_000, 100_000];
     const SIZES: [usize; 2] = [64, 1200];
@@ -93,7 +94,7 @@ mod bench {
         Routing,
         /// Destination and source translated.
         Nft,
-        /// A set of those who are denied, at priority -300.
+        /// Those who are denied, as a set or one network, at priority -300.
         NftRaw,
     }
 
@@ -103,6 +104,8 @@ mod bench {
         frames: Ebpf,
         attached: Vec<FdLink>,
         skb_sink: Option<SchedClassifierLink>,
+        /// Those who are denied are told as one network, and not one by one.
+        network: bool,
     }
 
     fn nft(rules: &str) {
@@ -115,6 +118,11 @@ mod bench {
         (DENIED..DENIED + SOURCES).map(|address| IpAddr::from(address.to_be_bytes()))
     }
 
+    fn access(network: bool) -> Access {
+        let deny = if network { vec![NETWORK.parse().unwrap()] } else { denied().map(Into::into).collect() };
+        Access { allow: vec!["198.18.0.0/15".parse().unwrap()], deny }
+    }
+
     /// With NAT addresses for `flows`, and no more: what is looked up is as far apart as it would be on such an edge.
     fn fast_path(flows: u32) -> FastPath {
         let mut listener = listener(0, 7000);
@@ -122,7 +130,7 @@ mod bench {
         listener.limits.max_flows_per_client = NonZeroUsize::new(1000);
         listener.limits.new_flows_per_client_per_second = NonZeroU32::new(10_000);
         listener.timeouts.unanswered = Duration::from_secs(600);
-        listener.access = Access { allow: vec!["198.18.0.0/15".parse().unwrap()], deny: denied().map(Into::into).collect() };
+        listener.access = access(false);
         let mut settings = settings(vec![listener]);
         settings.static_ips = ips(&["198.18.0.1"]);
         settings.nat.addresses = ips(&["198.18.2.101", "198.18.2.102"][..if flows > 50_000 { 2 } else { 1 }]);
@@ -148,7 +156,7 @@ mod bench {
             }
             let program: &mut SchedClassifier = frames.program_mut("sink_skb").unwrap().try_into().unwrap();
             program.load().unwrap();
-            Self { fast_path: fast_path(0), frames, attached: Vec::new(), skb_sink: None }
+            Self { fast_path: fast_path(0), frames, attached: Vec::new(), skb_sink: None, network: false }
         }
 
         fn sink_at(&mut self, device: &str) {
@@ -194,6 +202,12 @@ mod bench {
                     nft("table ip nat {\n\
                          chain in { type nat hook prerouting priority -100; ip daddr 198.18.0.1 udp dport 7000 dnat to 198.18.2.2:7000; }\n\
                          chain out { type nat hook postrouting priority 100; ip daddr 198.18.2.2 snat to 198.18.2.101-198.18.2.104; }\n}\n");
+                }
+                Edge::NftRaw if self.network => {
+                    self.skb_sink();
+                    nft(&format!(
+                        "table ip raw {{\nchain in {{ type filter hook prerouting priority -300; ip saddr {NETWORK} drop; }}\n}}\n"
+                    ));
                 }
                 Edge::NftRaw => {
                     self.skb_sink();
@@ -283,7 +297,10 @@ mod bench {
     }
 
     /// One round of the flood: ns a packet with everything, by edge; none of the honest client's is to be lost.
-    fn flood_round(bed: &mut Bed, round: usize, csv: &mut String) -> [f64; 3] {
+    fn flood_round(bed: &mut Bed, round: usize, network: bool, csv: &mut String) -> [f64; 3] {
+        bed.network = network;
+        bed.fast_path.set_access(vec![(0, access(network))]).unwrap();
+        let name = if network { "FloodOfNetwork" } else { "Flood" };
         [Edge::Base, Edge::Xdp, Edge::NftRaw].map(|edge| {
             bed.set_up(edge);
             let packets = 640_000;
@@ -294,7 +311,7 @@ mod bench {
             let (each, arrived) = bed.send(to, 64, packets, flood());
             let honest = u64::from(packets / EVERY);
             let lost = if edge == Edge::Base { 0 } else { honest.saturating_sub(arrived) };
-            writeln!(csv, "{round},Flood{edge:?},64,{SOURCES},{each:.0},{lost}").unwrap();
+            writeln!(csv, "{round},{name}{edge:?},64,{SOURCES},{each:.0},{lost}").unwrap();
             if edge == Edge::Xdp {
                 assert_eq!(bed.dropped() - before, u64::from(packets) - honest, "the flood is dropped, and only that");
             }
@@ -320,7 +337,7 @@ mod bench {
         pin();
         let mut csv = "round,edge,bytes,flows,ns,lost\n".to_owned();
         let mut all = std::collections::BTreeMap::<_, Vec<Vec<f64>>>::new();
-        let mut floods = Vec::new();
+        let mut floods = [Vec::new(), Vec::new()];
         for number in 0..rounds {
             for count in FLOWS {
                 bed.fast_path = fast_path(count);
@@ -329,7 +346,9 @@ mod bench {
                     all.entry((count, size)).or_default().push(results);
                 }
             }
-            floods.push(flood_round(&mut bed, number, &mut csv));
+            for (floods, network) in floods.iter_mut().zip([false, true]) {
+                floods.push(flood_round(&mut bed, number, network, &mut csv));
+            }
         }
         for ((count, size), results) in &all {
             let of = |edge: usize| results.iter().map(|result| result[edge]).collect::<Vec<_>>();
@@ -346,9 +365,11 @@ mod bench {
             }
         }
         let rate = |[_, xdp, raw]: &[f64; 3]| raw / xdp;
-        report("flood: rate of drops / nft set at raw", &floods.iter().map(rate).collect::<Vec<_>>());
         let bare = |[base, xdp, raw]: &[f64; 3]| (raw - base) / (xdp - base);
-        report("  likewise, without the generator", &floods.iter().map(bare).collect::<Vec<_>>());
+        for (floods, what) in floods.iter().zip(["addresses", "one network"]) {
+            report(&format!("flood from {what}: rate of drops / nft"), &floods.iter().map(rate).collect::<Vec<_>>());
+            report("  likewise, without the generator", &floods.iter().map(bare).collect::<Vec<_>>());
+        }
         if let Some(path) = value("--csv") {
             std::fs::write(path, csv).unwrap();
         }
