@@ -35,11 +35,21 @@ static __noinline int fall_back(struct passage *passage, struct flow *old, const
 	return -1;
 }
 
+/* Whether the endpoint sees no difference: one address and port may have two names, or a new one after a reload. */
+static __noinline bool lead_alike(const union route *one, const union route *other)
+{
+	const struct endpoint *a = endpoint_of(one->endpoint), *b = endpoint_of(other->endpoint);
+
+	return a && b && one->port == other->port && a->address.half[0] == b->address.half[0] &&
+	       a->address.half[1] == b->address.half[1];
+}
+
 /* Moves a transparent flow. While it moves, replies find it from both endpoints, and nobody ends it. */
 static __noinline int move_transparent(struct passage *passage, const union route *to, bool v6)
 {
 	struct flow *flow = passage->flow;
 	union route from = passage->route;
+	bool claims = !lead_alike(&from, to);
 	int refused = -1;
 	u64 life;
 
@@ -51,13 +61,14 @@ static __noinline int move_transparent(struct passage *passage, const union rout
 	    !swap_life(flow, life, life | MOVING))
 		return -1;
 	passage->route.whole = READ_ONCE(flow->route.whole);
-	if (passage->route.whole == from.whole && claim(&flow->key, to, &passage->ref)) {
+	if (passage->route.whole == from.whole && claims && claim(&flow->key, to, &passage->ref)) {
 		refused = fall_back(passage, flow, to, v6);
 		if (refused < 0)
 			goto moved;
 	} else if (passage->route.whole == from.whole) {
 		WRITE_ONCE(flow->route.whole, to->whole);
-		disclaim(&flow->key, &from, passage->ref.index);
+		if (claims)
+			disclaim(&flow->key, &from, passage->ref.index);
 		__sync_fetch_and_and(&flow->life, ~(u64)MOVING);
 		goto moved;
 	}

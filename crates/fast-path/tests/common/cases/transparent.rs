@@ -80,6 +80,15 @@ fn fallen(bed: &mut Bed) -> Datagram {
     datagram
 }
 
+/// A flow of `seen_mover` that must leave endpoint 1 for endpoint 4, which has the same address and port.
+fn renamed(bed: &mut Bed) -> Datagram {
+    bed.republish("seen_mover", &[1], &[], &[]);
+    let datagram = bed.v4(7019);
+    bed.converse(&datagram);
+    bed.republish("seen_mover", &[4], &[1], &[]);
+    datagram
+}
+
 pub const CASES: &[Case] = &[
     Case {
         what: "transparent: the endpoint sees the client",
@@ -365,6 +374,29 @@ pub const CASES: &[Case] = &[
             let late = bed.answer(&datagram);
             bed.run(&datagram.frame());
             routed(late.frame())
+        },
+    },
+    Case {
+        what: "transparent: a flow goes on at the address where it is, which has another name by now",
+        counts: "up seen_mover 4 5, seen_mover.moved 1",
+        packet: |bed| {
+            let datagram = renamed(bed);
+            let (device, frame, _) = up(datagram.clone());
+            let out = becomes(move |bed| {
+                let sent = bed.at_endpoint(&datagram);
+                assert_eq!((sent.from, sent.to), (datagram.from, at("198.18.2.3:7019")));
+                sent.frame()
+            });
+            (device, frame, out)
+        },
+    },
+    Case {
+        what: "transparent: and is answered from there",
+        counts: "down seen_mover 4 6",
+        packet: |bed| {
+            let datagram = renamed(bed);
+            bed.run(&datagram.frame());
+            down(answer(bed, &datagram), datagram)
         },
     },
     Case {
