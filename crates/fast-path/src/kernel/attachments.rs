@@ -46,8 +46,8 @@ fn link(text: &str, process: u32, programs: &BTreeMap<u32, String>, devices: &BT
     let number = |name: &str| field(name)?.parse::<u32>().ok();
     let kind = field("link_type")?.to_owned();
     let program = programs.get(&number("prog_id")?)?.clone();
-    let device = match number("ifindex") {
-        // Its device is gone, or it was detached.
+    let device = match number("ifindex").or_else(|| number("netns_ino").filter(|&namespace| namespace == 0)) {
+        // Its device or namespace is gone, or it was detached.
         Some(0) => return None,
         Some(index) => Some(devices.get(&index).cloned().unwrap_or_else(|| format!("number {index}"))),
         None => None,
@@ -91,4 +91,26 @@ fn bpf(command: libc::c_long, request: &[u32; 4]) -> io::Result<i32> {
     // SAFETY: reads the request, of the length that is given; neither command writes.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, request.as_ptr(), size_of_val(request)) };
     i32::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_detached_is_attached_nowhere() {
+        let programs = BTreeMap::from([(7, "fast_path".to_owned()), (8, "choose_socket".to_owned())]);
+        let devices = BTreeMap::from([(2, "eth0".to_owned())]);
+        let place = |kind: &str, program: u32, place: &str| {
+            let text = format!("pos:\t0\nlink_type:\t{kind}\nlink_id:\t3\nprog_id:\t{program}\n{place}\n");
+            link(&text, 1, &programs, &devices).map(|attachment| (attachment.program, attachment.device))
+        };
+        let (packets, sockets) = ("fast_path".to_owned(), "choose_socket".to_owned());
+        assert_eq!(place("tcx", 7, "ifindex:\t2"), Some((packets.clone(), Some("eth0".to_owned()))));
+        assert_eq!(place("tcx", 7, "ifindex:\t4"), Some((packets, Some("number 4".to_owned()))));
+        assert_eq!(place("tcx", 7, "ifindex:\t0"), None);
+        assert_eq!(place("netns", 8, "netns_ino:\t4026531840"), Some((sockets, None)));
+        assert_eq!(place("netns", 8, "netns_ino:\t0"), None);
+        assert_eq!(place("netns", 9, "netns_ino:\t4026531840"), None, "another's program");
+    }
 }
