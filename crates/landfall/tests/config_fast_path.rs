@@ -196,3 +196,20 @@ fn all_of_it_needs_a_restart_and_survives_being_written_out() {
         ]
     );
 }
+
+#[test]
+fn devices_have_names_that_linux_gives_and_are_listed_once() {
+    let faults = |devices: &str| {
+        let ConfigErrors(errors) =
+            Config::parse(&file(V4, &format!("fast_path_devices = [{devices}]"), UDP, "10.0.1.10"), &host()).unwrap_err();
+        errors.into_iter().map(|error| (error.key, error.reason)).collect::<Vec<_>>()
+    };
+    let fault = |at: usize, reason: &str| (format!("edge.fast_path_devices[{at}]"), reason.to_owned());
+    assert_eq!(faults("\"eth0\", \"eth1\", \"eth0\""), [fault(2, "eth0 is listed twice")]);
+    for name in ["", ".", "..", "../all", "eth 0", "eth0:1", "sixteen_letters_"] {
+        assert_eq!(faults(&format!("\"eth0\", \"{name}\"")), [fault(1, &format!("no device can have the name {name:?}"))]);
+    }
+    for name in ["eth0.100", "fifteen_letters", "wan@é"] {
+        assert!(Config::parse(&file(V4, &format!("fast_path_devices = [\"{name}\"]"), UDP, "10.0.1.10"), &host()).is_ok());
+    }
+}

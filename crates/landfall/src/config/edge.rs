@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use ::anycast::device::LONGEST_NAME;
 use endpoint_group::Name;
 
 use super::{
@@ -145,14 +146,34 @@ fn read_fast_path(edge: &mut Section<'_>, report: &Report, raw: &mut RawEdge) {
     {
         raw.nat_ports = Marked { value, at: item.at };
     }
-    raw.fast_path_devices = edge.item("fast_path_devices").map(|item| {
-        const CURE: &str = "list names of network devices, such as [\"eth0\", \"eth1\"], or leave fast_path_devices out";
-        let devices = item.elements(CURE);
-        if devices.is_empty() && item.value.is_array() {
-            report.error(&item.at, Fault::new("a fast path without devices takes no packets", CURE));
+    raw.fast_path_devices = edge.item("fast_path_devices").map(|item| devices(&item, report));
+}
+
+/// A list of names of devices, none of them twice, and not empty.
+fn devices(item: &Item<'_>, report: &Report) -> Vec<String> {
+    const CURE: &str = "list names of network devices, such as [\"eth0\", \"eth1\"], or leave fast_path_devices out";
+    let elements = item.elements(CURE);
+    if elements.is_empty() && item.value.is_array() {
+        report.error(&item.at, Fault::new("a fast path without devices takes no packets", CURE));
+    }
+    let mut devices: Vec<String> = Vec::new();
+    for element in &elements {
+        let Some(name) = element.read(|element| element.text(CURE).map(str::to_owned)) else { continue };
+        if !is_device_name(&name) {
+            report.error(&element.at, Fault::new(format!("no device can have the name {name:?}"), CURE));
+        } else if devices.contains(&name) {
+            report.error(&element.at, Fault::new(format!("{name} is listed twice"), "list it once"));
+        } else {
+            devices.push(name);
         }
-        devices.iter().filter_map(|device| device.read(|item| item.text(CURE).map(str::to_owned))).collect()
-    });
+    }
+    devices
+}
+
+/// Whether Linux would give a device this name.
+fn is_device_name(name: &str) -> bool {
+    let odd = |byte: u8| matches!(byte, b'/' | b':' | 0) || byte.is_ascii_whitespace();
+    (1..=LONGEST_NAME).contains(&name.len()) && !matches!(name, "." | "..") && !name.bytes().any(odd)
 }
 
 /// A list of addresses, none of them twice.
