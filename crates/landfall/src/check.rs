@@ -13,7 +13,7 @@ use serde::Serialize;
 pub use self::shares::FEWEST_SLOTS;
 use self::shares::{FewSlots, ListenerShares};
 use crate::{
-    config::{Capacity, Config, ConfigErrors, Diagnostic, Group, Host, Listener, LoadError, PortSockets},
+    config::{Capacity, Config, ConfigErrors, Diagnostic, Forwarding, Group, Host, Listener, LoadError, PortSockets},
     control::status::path_words,
 };
 
@@ -72,8 +72,8 @@ fn text(path: &Path, config: &Config, host: &Host) -> String {
         let _ = writeln!(out, "# endpoint group {}: {reason}; {cure}", few.name);
     }
     let _ = writeln!(out, "\n# {}", capacity_line(&DescriptorUse::new(config, host)));
-    for sentence in config.listeners.iter().filter_map(|listener| config.port_sentence(listener, host)) {
-        let _ = writeln!(out, "# {sentence}");
+    for line in config.listeners.iter().filter_map(|listener| port_line(config, listener, host)) {
+        let _ = writeln!(out, "# {line}");
     }
     forwarding_lines(&mut out, config);
     let _ = writeln!(out, "\n# shares of new flows while every endpoint is healthy, by the slots that each really holds");
@@ -95,6 +95,16 @@ fn capacity_line(capacity: &DescriptorUse) -> String {
         "capacity: {descriptors} descriptors = {listening_sockets} listening sockets + {reserved} in reserve + {for_flows} for flows; \
          max_flows of all listeners: {max_flows}"
     )
+}
+
+/// What serves the ports of a listener of many.
+fn port_line(config: &Config, listener: &Listener, host: &Host) -> Option<String> {
+    let mut line = config.port_sentence(listener, host)?;
+    if listener.settings.udp.is_some() && listener.forwarding != Forwarding::Kernel && forwarding(config, listener).0 == "kernel"
+    {
+        line.push_str("; those of UDP only if user space forwards it after all");
+    }
+    Some(line)
 }
 
 /// Which path each listener's packets take on this host, as far as can be told without starting.

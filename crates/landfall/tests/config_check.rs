@@ -149,3 +149,31 @@ fn a_file_that_is_not_there_is_an_error_of_its_own() {
     let json: serde_json::Value = serde_json::from_str(&run("absent.toml", Format::Json).text).unwrap();
     assert!(json["errors"][0]["message"].as_str().unwrap().starts_with("cannot read the file"));
 }
+
+#[test]
+fn sockets_that_only_user_space_would_need_are_told_as_such() {
+    let line = |edge: &str, listener: &str| {
+        let text = format!(
+            "name = \"voice\"\nstatic_ips = [\"198.18.0.1\"]\nhash_seed = 7\n[edge]\nname = \"lab\"\n{edge}\n\
+             [[listeners]]\nname = \"rtp\"\nports = [\"10000-20000\"]\nendpoint_groups = [\"eu\"]\n{listener}\n\
+             [[endpoint_groups]]\nname = \"eu\"\nhealth_check = {{ protocol = \"tcp\", port = 80 }}\n\
+             endpoints = [{{ name = \"eu-1\", address = \"192.0.2.10\" }}]\n"
+        );
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let host = Host { no_dispatcher: None, ..host() };
+        let text = check(file.path(), &host, Format::Text).text;
+        text.lines().find(|line| line.contains("10001 ports")).map(str::to_owned)
+    };
+    let one = |sockets: usize| {
+        format!("# listener rtp: {sockets} sockets take what comes for its 10001 ports, chosen by a program in the kernel")
+    };
+    let nat = "nat_addresses = [\"192.0.2.5\"]";
+    let unless = "; those of UDP only if user space forwards it after all";
+    assert_eq!(line("", "protocol = \"udp\""), Some(one(4)));
+    assert_eq!(line(nat, "protocol = \"tcp\""), Some(one(4)));
+    assert_eq!(line(nat, "protocol = \"udp\""), Some(one(4) + unless));
+    assert_eq!(line(nat, "protocol = \"tcp_udp\""), Some(one(8) + unless));
+    assert_eq!(line(nat, "protocol = \"tcp_udp\"\nforwarding = \"kernel\""), Some(one(4)));
+    assert_eq!(line(nat, "protocol = \"udp\"\nforwarding = \"kernel\""), None);
+}
