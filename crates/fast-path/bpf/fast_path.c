@@ -209,6 +209,8 @@ int fast_path(struct __sk_buff *skb)
 	if (p.protocol != IPPROTO_UDP)
 		return icmp(skb, &p, own);
 	action = udp(skb, &p, own);
+	if (action == TC_ACT_UNSPEC && p.odd & FRAGMENT_FIRST)
+		forget(&p);
 	return action < TOO_BIG ? action : answer_too_big(skb, &p, action - TOO_BIG);
 }
 

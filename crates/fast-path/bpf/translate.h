@@ -98,6 +98,14 @@ static __noinline int remember(const struct packet *p, struct passage *passage)
 	return bpf_map_update_elem(&fragments, &key, &fragment, BPF_ANY);
 }
 
+/* The host has the first fragment of a datagram: the rest goes the same way, also where one of a flow had its number before. */
+static __noinline int forget(const struct packet *p)
+{
+	struct fragment_key key = { .src = p->src, .dst = p->dst, .id = p->id, .protocol = p->protocol };
+
+	return bpf_map_delete_elem(&fragments, &key);
+}
+
 /* Finds the flow that a later fragment's first fragment belonged to. */
 static __always_inline bool recall(const struct packet *p, struct passage *passage)
 {

@@ -229,6 +229,22 @@ pub const CASES: &[Case] = &[
         },
     },
     Case {
+        what: "transparent: the rest of the host's datagram that has the number of an answer",
+        counts: "",
+        packet: |bed| {
+            let datagram = bed.v4(7016);
+            let answer = answer(bed, &datagram);
+            let first = part(answer.clone(), 0, 304);
+            let other = |start, end| {
+                let other = Datagram { from: at("198.18.2.3:9001"), ..answer.clone() };
+                Datagram { id: first.id, ..part(other, start, end) }.frame()
+            };
+            bed.run(&first.frame());
+            bed.run(&other(0, 304));
+            routed(other(304, 608))
+        },
+    },
+    Case {
         what: "transparent: the last fragment of a client's datagram",
         counts: "up seen 3 304",
         packet: |bed| {
