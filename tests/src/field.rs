@@ -1,8 +1,9 @@
-//! The servers that people put behind Landfall, as Debian packages them: each a child in the foreground, on loopback addresses
-//! of a namespace, with all it writes in one directory.
+//! The servers that people put behind Landfall, as Debian packages them: each a child in the foreground, on an address of a
+//! namespace, with all it writes in one directory.
 
 use std::fmt::Display;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -130,17 +131,18 @@ impl<'a> Field<'a> {
         self.spawn("/usr/sbin/mosquitto", ["-c", &config])
     }
 
-    /// unbound on `127.0.0.1:53`, UDP and TCP: knows `field.example`, asks nobody, and refuses the client `refused`.
+    /// unbound on port 53 of `address`, UDP and TCP: knows `field.example`, asks nobody, and refuses the client `refused`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn unbound(&self, refused: &str) -> Result<Process> {
+    pub fn unbound(&self, address: IpAddr, refused: Option<IpAddr>) -> Result<Process> {
+        let refuse = refused.map(|client| format!("access-control: {client} refuse")).unwrap_or_default();
         let config = self.write(
             "unbound.conf",
             &format!(
-                "server:\n  interface: 127.0.0.1@53\n  do-daemonize: no\n  use-syslog: no\n  logfile: \"\"\n  username: \"\"\n  \
+                "server:\n  interface: {address}@53\n  do-daemonize: no\n  use-syslog: no\n  logfile: \"\"\n  username: \"\"\n  \
                  chroot: \"\"\n  directory: \"{}\"\n  pidfile: \"\"\n  num-threads: 1\n  module-config: \"iterator\"\n  \
-                 access-control: 127.0.0.0/8 allow\n  access-control: {refused}/32 refuse\n  local-zone: \".\" static\n  \
+                 access-control: 0.0.0.0/0 allow\n  access-control: ::/0 allow\n  {refuse}\n  local-zone: \".\" static\n  \
                  local-data: \"field.example. A 192.0.2.1\"\nremote-control:\n  control-enable: no\n",
                 self.directory.display()
             ),
@@ -148,20 +150,23 @@ impl<'a> Field<'a> {
         self.spawn("/usr/sbin/unbound", ["-d", "-c", &config])
     }
 
-    /// OpenArena on `127.0.0.1:27960`, unknown to any master server.
+    /// OpenArena on port 27960 of `address`, unknown to any master server.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn openarena(&self) -> Result<Process> {
-        let home = self.path("openarena").display().to_string();
+    pub fn openarena(&self, address: IpAddr) -> Result<Process> {
+        let (home, address, v6) = (self.path("openarena").display().to_string(), address.to_string(), address.is_ipv6());
+        // The families that it serves, as bits, and the address and port of each.
+        let (families, ip, port) = if v6 { ("2", "net_ip6", "net_port6") } else { ("1", "net_ip", "net_port") };
         let settings = [
             ("com_basegame", "baseoa"),
             ("fs_basepath", "/usr/lib/openarena-server"),
             ("fs_homepath", &home),
             // 1 is a server of the local network; 2 would announce itself.
             ("dedicated", "1"),
-            ("net_ip", "127.0.0.1"),
-            ("net_port", "27960"),
+            ("net_enabled", families),
+            (ip, &address),
+            (port, "27960"),
             ("ttycon", "0"),
         ];
         let words = settings.iter().flat_map(|(name, value)| ["+set", name, value]).chain(["+map", "oa_dm1"]);

@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use landfall_tests::wait::{self, wait_until};
 /// For a change of health to show; the bound of the config below is 1.4 s, and a server may take seconds to start.
 const LIMIT: Duration = Duration::from_secs(30);
 
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const TIMING: &str = "interval = \"400ms\", fast_interval = \"200ms\", timeout = \"300ms\"";
 
 /// Group, server that it probes, what it asks.
@@ -111,8 +112,8 @@ fn real_servers_are_seen_alive_frozen_and_dead() {
         ("sipp", field.sipp(5060, SipTransport::Udp, "200 OK").unwrap()),
         ("sipp-tcp", field.sipp(5061, SipTransport::Tcp, "404 Not Found").unwrap()),
         ("mosquitto", field.mosquitto().unwrap()),
-        ("unbound", field.unbound("127.0.0.66").unwrap()),
-        ("openarena", field.openarena().unwrap()),
+        ("unbound", field.unbound(LOCAL, Some("127.0.0.66".parse().unwrap())).unwrap()),
+        ("openarena", field.openarena(LOCAL).unwrap()),
     ];
     let _failing = field.sipp(5062, SipTransport::Udp, "503 Service Unavailable").unwrap();
 
