@@ -178,6 +178,26 @@ fn transparent_listeners_take_one_path_together() {
 }
 
 #[test]
+fn transparent_listeners_with_more_flows_than_the_kernel_has_room_for_stay_in_user_space() {
+    let second = "\n[[listeners]]\nname = \"second\"\nprotocol = \"udp\"\nports = [7001]\nendpoint_groups = [\"eu\"]\n";
+    let text = |second_flows: usize, keys: &str| {
+        let first = format!("{TRANSPARENT}\nlimits = {{ max_flows = 4000000 }}\n{keys}");
+        let first = file(V4, NAT, &first, "10.0.1.10").replace("send = \"ping\"", "send = \"ping\", port = 1");
+        format!("{first}{second}client_ip = \"transparent\"\nlimits = {{ max_flows = {second_flows} }}\n")
+    };
+    let paths = |second_flows: usize| {
+        let config = Config::parse(&text(second_flows, ""), &host()).unwrap();
+        [0, 1].map(|index| config.path(&config.listeners[index], &|_| false).unwrap())
+    };
+    let reason = "the max_flows of transparent listeners come to 4194305, and the kernel has room for 4194304";
+    assert_eq!(paths(194_304), [ForwardingPath::Kernel, ForwardingPath::Kernel]);
+    assert_eq!(paths(194_305), [ForwardingPath::User(reason.to_owned()), ForwardingPath::User(reason.to_owned())]);
+    let ConfigErrors(errors) = Config::parse(&text(194_305, "forwarding = \"kernel\""), &host()).unwrap_err();
+    let faults: Vec<_> = errors.into_iter().map(|error| (error.key, error.reason)).collect();
+    assert_eq!(faults, [("listeners[0].forwarding".to_owned(), format!("the kernel cannot forward this listener: {reason}"))]);
+}
+
+#[test]
 fn all_of_it_needs_a_restart_and_survives_being_written_out() {
     let edge = "nat_addresses = [\"10.0.1.5\"]\nnat_ports = \"62000-63000\"\nfast_path = \"on\"\nfast_path_xdp = \"off\"\nfast_path_devices = [\"eth0\"]";
     let rich = file(V4, edge, "protocol = \"udp\"\nforwarding = \"kernel\"", "10.0.1.10");

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, ops::RangeInclusive};
 
 use edge_listener::client_ip::ClientIp;
+use fast_path::MOST_TRANSPARENT_FLOWS;
 
 use super::{
     Config, FastPath, Forwarding, Host, Listener, RawFile, UNRESOLVED,
@@ -38,12 +39,22 @@ impl Config {
         Some(reason.map_or(Path::Kernel, Path::User))
     }
 
-    /// The two paths do not know of each other's flows, so both might give a client's port to a flow at the same endpoint.
+    /// What keeps all transparent listeners in user space together: the two paths do not know of each other's flows, so both might give a
+    /// client's port to a flow at the same endpoint.
     fn meets_user_space(&self, listener: &Listener, is_local: &dyn Fn(IpAddr) -> bool) -> Option<String> {
-        let mut transparent = self.listeners.iter().filter(|listener| is_transparent(listener));
+        if !is_transparent(listener) {
+            return None;
+        }
+        let transparent = || self.listeners.iter().filter(|listener| is_transparent(listener));
+        let flows = transparent().fold(0, |sum: usize, listener| sum.saturating_add(self.kernel_max_flows(listener, 1)));
+        if flows > MOST_TRANSPARENT_FLOWS {
+            return Some(format!(
+                "the max_flows of transparent listeners come to {flows}, and the kernel has room for {MOST_TRANSPARENT_FLOWS}"
+            ));
+        }
         let (other, reason) =
-            transparent.find_map(|other| Some((&other.settings.name, self.keeps_in_user_space(other, is_local)?)))?;
-        is_transparent(listener).then(|| format!("listener {other} is transparent too, and in user space: {reason}"))
+            transparent().find_map(|other| Some((&other.settings.name, self.keeps_in_user_space(other, is_local)?)))?;
+        Some(format!("listener {other} is transparent too, and in user space: {reason}"))
     }
 
     /// What `listener` itself has that the kernel cannot do.
