@@ -225,7 +225,8 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 		return DROP_LOCAL_ERROR;
 	if (!key->client_port)
 		return DROP_NO_SOURCE_PORT;
-	if (is_nobody(&key->client, v6))
+	/* Where an endpoint sees such a client, its answer would be taken for a client's, and be answered for ever. */
+	if (is_nobody(&key->client, v6) || bpf_map_lookup_elem(&own_addresses, &key->client))
 		return DROP_INVALID_SOURCE;
 	hash = flow_hash(hash_seed, key, listener->flags & LISTENER_SOURCE_IP);
 	route.slot = hash >> 48;

@@ -105,6 +105,25 @@ pub const CASES: &[Case] = &[
         },
     },
     Case {
+        what: "transparent: from a listener of the edge, whose answer would be answered",
+        counts: "seen.invalid_source 1",
+        packet: |bed| {
+            let mut datagram = bed.v4(7016);
+            datagram.from = SocketAddr::new(datagram.to.ip(), 7017);
+            dropped("client", datagram.frame())
+        },
+    },
+    Case {
+        what: "transparent: from a NAT address",
+        counts: "seen.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("198.18.2.1", 7016).frame()),
+    },
+    Case {
+        what: "transparent, IPv6: from a static IP",
+        counts: "seen_six.invalid_source 1",
+        packet: |bed| dropped("client", bed.from("fd18::1", 7018).frame()),
+    },
+    Case {
         what: "transparent: no checksum stays none",
         counts: "up seen 3 5, seen.opened 1",
         packet: |bed| {
