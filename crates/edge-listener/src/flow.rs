@@ -34,10 +34,7 @@ impl OpenFlow {
         let permit = match (context.phase(), protocol) {
             // A TCP connection that the kernel had accepted before the drain is served.
             (Phase::Serving, _) | (Phase::Draining, Protocol::Tcp) => {
-                let Shared { access, limits, .. } = &*context.shared;
-                if !access.admits(listener, client) {
-                    return Err(DropReason::Denied);
-                }
+                let Shared { limits, .. } = &*context.shared;
                 limits[listener].admit(client, context.now(), make_room)?
             }
             (Phase::Draining | Phase::Stopping, _) => return Err(DropReason::Draining),

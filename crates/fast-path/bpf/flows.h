@@ -228,14 +228,14 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	/* Where an endpoint sees such a client, its answer would be taken for a client's, and be answered for ever. */
 	if (is_nobody(&key->client, v6) || bpf_map_lookup_elem(&own_addresses, &key->client))
 		return DROP_INVALID_SOURCE;
+	if (!is_admitted(listener, key))
+		return DROP_DENIED;
 	hash = flow_hash(hash_seed, key, listener->flags & LISTENER_SOURCE_IP);
 	route.slot = hash >> 48;
 	if (!choose(table, key, v6, &route))
 		return DROP_NO_ENDPOINT;
 	if (listener->flags & LISTENER_DRAINING)
 		return DROP_DRAINING;
-	if (!is_admitted(listener, key))
-		return DROP_DENIED;
 
 	/* A client that asks too much is refused before others' flows have to make room for it. */
 	if (counts_clients(listener)) {

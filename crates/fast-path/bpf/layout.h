@@ -107,8 +107,10 @@ struct table {
 #define LISTENER_KEEP 2	     /* flows stay at an endpoint that is unhealthy */
 #define LISTENER_CARRY_DSCP 4
 #define LISTENER_DRAINING 8 /* no new flow */
-#define LISTENER_ALLOW 16   /* only whom `allowed` has */
+#define LISTENER_ALLOW 16   /* only whom `allowed` has, */
 #define LISTENER_DENY 32    /* nobody whom `denied` has */
+#define LISTENER_ALLOW_HOSTS 128 /* or whom `allowed_hosts` has */
+#define LISTENER_DENY_HOSTS 256	 /* nor `denied_hosts` */
 #define LISTENER_TRANSPARENT 64 /* endpoints see the client's own address and port */
 
 /* Written by the process alone. */
@@ -172,6 +174,13 @@ struct access_key {
 	u32 version;
 	u32 v6;
 	u32 client[4]; /* words of an address; one would be aligned to eight bytes */
+};
+
+/* One address is found ten times as fast as a network that it is in. */
+struct host_key {
+	union address client;
+	u32 version;
+	u32 zero;
 };
 
 struct fragment_key {

@@ -35,13 +35,19 @@ static __always_inline struct client_key client_of(const struct flow_key *key, u
 /* Whether the lists admit the client: not denied, and allowed if anyone is. */
 static __noinline bool is_admitted(const struct listener *listener, const struct flow_key *key)
 {
-	struct access_key at = { .prefix = 192, .version = listener->access, .v6 = !is_v4(&key->client) };
+	struct access_key network = { .prefix = 192, .version = listener->access, .v6 = !is_v4(&key->client) };
+	struct host_key host = { .client = key->client, .version = listener->access };
 	u32 flags = listener->flags;
 
-	__builtin_memcpy(at.client, &key->client, sizeof(at.client));
-	if (flags & LISTENER_DENY && bpf_map_lookup_elem(&denied, &at))
+	if (flags & LISTENER_DENY_HOSTS && bpf_map_lookup_elem(&denied_hosts, &host))
 		return false;
-	return !(flags & LISTENER_ALLOW) || bpf_map_lookup_elem(&allowed, &at);
+	__builtin_memcpy(network.client, &key->client, sizeof(network.client));
+	if (flags & LISTENER_DENY && bpf_map_lookup_elem(&denied, &network))
+		return false;
+	if (!(flags & (LISTENER_ALLOW | LISTENER_ALLOW_HOSTS)))
+		return true;
+	return (flags & LISTENER_ALLOW_HOSTS && bpf_map_lookup_elem(&allowed_hosts, &host)) ||
+	       (flags & LISTENER_ALLOW && bpf_map_lookup_elem(&allowed, &network));
 }
 
 /* Counts one flow more of the client, or says why not. A client that there is no room for is served. */

@@ -140,6 +140,23 @@ struct {
 	__type(value, u32);
 } denied SEC(".maps");
 
+/* Networks of one address. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1048576);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct host_key);
+	__type(value, u32);
+} allowed_hosts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1048576);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct host_key);
+	__type(value, u32);
+} denied_hosts SEC(".maps");
+
 /* LRU: losing an entry costs the rest of one datagram, and nobody has to clear up after those that are complete. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

@@ -98,6 +98,9 @@ impl Tcp {
     ) -> Result<(), DropReason> {
         let Acceptor { listener, classifier, ref counters, .. } = self.acceptors[at];
         let leg = Leg::accepted(stream);
+        if !context.shared.access.admits(listener, client.ip()) {
+            return Err(DropReason::Denied);
+        }
         let slot = classifier.slot(&FlowKey { protocol: Protocol::Tcp, client, to });
         if context.shared.routes.choose(listener, slot).is_none() {
             return Err(DropReason::NoEndpoint);

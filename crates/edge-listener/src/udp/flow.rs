@@ -98,6 +98,10 @@ impl Udp {
         if port == 0 {
             return Err(DropReason::LocalError);
         }
+        // Before anything is computed for it.
+        if !context.shared.access.admits(listener, client.ip()) {
+            return Err(DropReason::Denied);
+        }
         let slot = classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to });
         if context.shared.routes.choose(listener, slot).is_none() {
             return Err(DropReason::NoEndpoint);

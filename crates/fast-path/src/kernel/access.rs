@@ -1,5 +1,5 @@
 //! Whom listeners serve: lists of networks, each under a version of its own. One word makes a version the one in force, so no packet sees
-//! half of a list.
+//! half of a list. Networks of one address are kept apart, where they are found faster.
 
 use std::collections::HashSet;
 
@@ -7,12 +7,12 @@ use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
 use ipnet::IpNet;
 
 use super::{
-    FastPath, failed,
-    layout::{self, AccessKey},
+    FastPath, KernelHash, failed,
+    layout::{self, AccessKey, HostKey},
 };
 use crate::{Access, Error};
 
-/// Networks that the kernel holds, of those to allow and of those to deny: `max_entries` of `allowed` and `denied`.
+/// Networks that the kernel holds, of those to allow and of those to deny: `max_entries` of `allowed`, `denied` and the same of hosts.
 const MOST_NETWORKS: usize = 1 << 20;
 
 type Trie = LpmTrie<MapData, AccessKey, u32>;
@@ -60,14 +60,21 @@ impl FastPath {
 }
 
 impl super::Maps {
-    fn tries<'a>(&mut self, access: &'a Access) -> [(&mut Trie, &'a [IpNet]); 2] {
-        [(&mut self.allowed, &access.allow), (&mut self.denied, &access.deny)]
+    fn lists<'a>(&mut self, access: &'a Access) -> [(Lists<'_>, &'a [IpNet]); 2] {
+        [
+            (Lists { networks: &mut self.allowed, hosts: &mut self.allowed_hosts }, &access.allow),
+            (Lists { networks: &mut self.denied, hosts: &mut self.denied_hosts }, &access.deny),
+        ]
     }
 
     fn write(&mut self, version: u32, access: &Access) -> Result<(), Error> {
-        for (trie, list) in self.tries(access) {
-            for network in list {
-                trie.insert(&key(version, network), 1, 0).map_err(failed("write a network to allow or deny"))?;
+        for (lists, networks) in self.lists(access) {
+            for network in networks {
+                let written = match is_host(network) {
+                    true => lists.hosts.insert(host_key(version, network), 1, 0),
+                    false => lists.networks.insert(&key(version, network), 1, 0),
+                };
+                written.map_err(failed("write a network to allow or deny"))?;
             }
         }
         Ok(())
@@ -75,16 +82,35 @@ impl super::Maps {
 
     fn forget(&mut self, version: u32, access: &Access) -> Result<(), Error> {
         let mut result = Ok(());
-        for (trie, list) in self.tries(access) {
-            let distinct: HashSet<_> = list.iter().map(IpNet::trunc).collect();
+        for (lists, networks) in self.lists(access) {
+            let distinct: HashSet<_> = networks.iter().map(IpNet::trunc).collect();
             for network in &distinct {
-                if let Err(error) = trie.remove(&key(version, network)) {
+                let removed = match is_host(network) {
+                    true => lists.hosts.remove(&host_key(version, network)),
+                    false => lists.networks.remove(&key(version, network)),
+                };
+                if let Err(error) = removed {
                     result = Err(failed("remove a network to allow or deny")(error));
                 }
             }
         }
         result
     }
+}
+
+/// Those to allow, or those to deny.
+struct Lists<'a> {
+    networks: &'a mut Trie,
+    hosts: &'a mut KernelHash<HostKey, u32>,
+}
+
+/// Whether it is one address.
+pub(super) fn is_host(network: &IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
+}
+
+fn host_key(version: u32, network: &IpNet) -> HostKey {
+    HostKey { client: layout::address(network.addr()), version, zero: 0 }
 }
 
 /// The bits of version, family and address that the prefix compares.

@@ -18,6 +18,8 @@ pub(super) const LISTENER_DRAINING: u32 = 8;
 pub(super) const LISTENER_ALLOW: u32 = 16;
 pub(super) const LISTENER_DENY: u32 = 32;
 pub(super) const LISTENER_TRANSPARENT: u32 = 64;
+pub(super) const LISTENER_ALLOW_HOSTS: u32 = 128;
+pub(super) const LISTENER_DENY_HOSTS: u32 = 256;
 
 pub(super) const DEVICE_SENDS: u16 = 1;
 
@@ -132,6 +134,12 @@ shared! {
         client: Address,
     }
 
+    struct HostKey {
+        client: Address,
+        version: u32,
+        zero: u32,
+    }
+
     #[derive(Default)]
     struct Counts {
         packets: [u64; 2],
@@ -167,6 +175,7 @@ mod tests {
         assert_eq!(size_of::<Endpoint>(), 24);
         assert_eq!(size_of::<FlowKey>(), 40);
         assert_eq!(size_of::<AccessKey>(), 24);
+        assert_eq!(size_of::<HostKey>(), 24);
         assert_eq!(size_of::<Counts>(), 8 * (9 + EndReason::COUNT + DropReason::COUNT));
     }
 

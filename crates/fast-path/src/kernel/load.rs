@@ -10,6 +10,7 @@ use aya::{
 
 use super::{
     FastPath, Listening, Maps,
+    access::is_host,
     flow_table::FlowTable,
     layout::{self, Listener, NO_NAT, OwnAddress, Ports},
     notices::Notices,
@@ -209,6 +210,8 @@ impl Maps {
             flow_refs: of("flow_refs")?.try_into().map_err(wrong)?,
             allowed: of("allowed")?.try_into().map_err(wrong)?,
             denied: of("denied")?.try_into().map_err(wrong)?,
+            allowed_hosts: of("allowed_hosts")?.try_into().map_err(wrong)?,
+            denied_hosts: of("denied_hosts")?.try_into().map_err(wrong)?,
             counts: of("listener_counts")?.try_into().map_err(wrong)?,
             endpoint_counts: of("endpoint_counts")?.try_into().map_err(wrong)?,
             refusals: Some(of("refusals")?),
@@ -251,8 +254,10 @@ impl FastPath {
             | flag(settings.keep, layout::LISTENER_KEEP)
             | flag(settings.carry_dscp, layout::LISTENER_CARRY_DSCP)
             | flag(self.draining, layout::LISTENER_DRAINING)
-            | flag(!allow.is_empty(), layout::LISTENER_ALLOW)
-            | flag(!deny.is_empty(), layout::LISTENER_DENY);
+            | flag(!allow.iter().all(is_host), layout::LISTENER_ALLOW)
+            | flag(!deny.iter().all(is_host), layout::LISTENER_DENY)
+            | flag(allow.iter().any(is_host), layout::LISTENER_ALLOW_HOSTS)
+            | flag(deny.iter().any(is_host), layout::LISTENER_DENY_HOSTS);
         kernel.max_flows = u32::try_from(max_flows).unwrap_or(u32::MAX);
         kernel.max_flows_per_client = max_flows_per_client.map_or(0, |most| u32::try_from(most.get()).unwrap_or(u32::MAX));
         kernel.gap = u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);

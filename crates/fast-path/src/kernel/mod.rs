@@ -41,7 +41,9 @@ use endpoint_group::{EndpointId, ListenerTable, table::TableEndpoint};
 
 use crate::{Error, FlowEntry, Settings};
 use flow_table::{FlowTable, Place};
-use layout::{AccessKey, Counts, Endpoint, EndpointCounts, FlowKey, FlowRef, Listener, ListenerState, OverrideKey, Table};
+use layout::{
+    AccessKey, Counts, Endpoint, EndpointCounts, FlowKey, FlowRef, HostKey, Listener, ListenerState, OverrideKey, Table,
+};
 
 /// What a map of the kernel holds.
 type KernelArray<T> = Array<MapData, T>;
@@ -82,6 +84,8 @@ struct Maps {
     flow_refs: KernelHash<FlowKey, FlowRef>,
     allowed: LpmTrie<MapData, AccessKey, u32>,
     denied: LpmTrie<MapData, AccessKey, u32>,
+    allowed_hosts: KernelHash<HostKey, u32>,
+    denied_hosts: KernelHash<HostKey, u32>,
     counts: PerCpuArray<MapData, Counts>,
     endpoint_counts: PerCpuArray<MapData, EndpointCounts>,
     refusals: Option<Map>,
