@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(size_of::<FlowKey>(), 40);
         assert_eq!(size_of::<AccessKey>(), 24);
         assert_eq!(size_of::<HostKey>(), 24);
-        assert_eq!(size_of::<Counts>(), 8 * (9 + EndReason::COUNT + DropReason::COUNT));
+        assert_eq!(size_of::<Counts>(), 8 * (10 + EndReason::COUNT + DropReason::COUNT));
     }
 
     #[test]
