@@ -27,7 +27,8 @@ impl Neighbours {
             news |= !OF_NEIGHBOURS.contains(&notice.message_type()) || self.is_new(notices);
             notices = notices.get((notice.length() as usize).next_multiple_of(4)..).unwrap_or_default();
         }
-        news
+        // The rest of one that was cut short.
+        news || !notices.is_empty()
     }
 
     /// Notices were lost.
@@ -129,5 +130,8 @@ mod tests {
         let length = garbled.len();
         garbled[24..length].fill(0xff);
         assert!(neighbours.news(&garbled));
+        let again = notice(false, NeighbourState::Reachable, [10, 0, 0, 2], &[2, 0, 0, 0, 0, 1]);
+        assert!(!neighbours.news(&again));
+        assert!(neighbours.news(&again[..20]), "cut short");
     }
 }

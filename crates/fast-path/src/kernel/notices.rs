@@ -38,6 +38,9 @@ const fn group(number: u32) -> u32 {
 /// Between two epochs, in which packets may go on as before: less than a router takes to see a change.
 const PAUSE: libc::c_int = 2; // ms
 
+/// Reads of one epoch.
+const READS: usize = 64;
+
 /// As much as the kernel writes at once.
 const BUFFER: usize = 32 << 10;
 
@@ -102,7 +105,8 @@ impl Queue {
     fn take(&mut self) -> io::Result<u32> {
         let mut noticed = false;
         let mut buffer = [0u8; BUFFER];
-        loop {
+        // What is left, if they come faster than they are read, waits for the next epoch.
+        for _ in 0..READS {
             // SAFETY: writes into the buffer, and no more than there is room for.
             let read =
                 unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };

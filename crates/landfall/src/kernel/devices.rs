@@ -146,7 +146,7 @@ impl Devices {
         if let (Wanted::On, Some(without)) = (self.xdp, self.without_xdp.values().next()) {
             return Some(without.reason().to_owned());
         }
-        let failed = || self.failed.values().next().cloned();
+        let failed = || self.failed.iter().next().map(|(device, reason)| format!("device {device}: {reason}"));
         match self.named {
             Some(_) => failed(),
             None if fast_path.devices().is_empty() => Some(failed().unwrap_or_else(|| "no network device is up".to_owned())),

@@ -130,7 +130,10 @@ fn load(config: &Config, listeners: Vec<usize>) -> Result<Ready, String> {
     let names = listeners.iter().map(|&index| config.listeners[index].settings.name.clone()).collect();
     let ways = Ways::new(config, &listeners);
     match devices.lack(&fast_path).or_else(|| ways.first_unheard(&mut fast_path, &devices, &up)) {
-        None => Ok(Ready { fast_path, devices, ways, listeners, names }),
+        None => {
+            warn_of_others();
+            Ok(Ready { fast_path, devices, ways, listeners, names })
+        }
         Some(reason) => Err(reason),
     }
 }
@@ -153,4 +156,17 @@ fn accelerated(config: &Config, index: usize, listeners: usize) -> Option<fast_p
         limits: Limits { max_flows, max_flows_per_client, new_flows_per_client_per_second },
         access: super::access(&settings.access),
     })
+}
+
+/// Two edges on one host take each other's packets, and neither could tell by what it sees. Without the privilege to look, nothing is said.
+fn warn_of_others() {
+    let own = std::process::id();
+    for other in fast_path::attachments().unwrap_or_default() {
+        let Some(device) = other.device.filter(|_| other.process != own) else { continue };
+        tracing::warn!(
+            device,
+            process = other.process,
+            "another process forwards in the kernel here: give the two edges static IPs, nat_addresses and nat_ports of their own, or stop one"
+        );
+    }
 }
