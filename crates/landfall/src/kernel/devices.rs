@@ -78,7 +78,8 @@ impl Devices {
                 continue;
             }
             let Some(&index) = up.get(&device) else {
-                self.fails(device, "it is down, or is none of this host's: set it up, or name another".to_owned());
+                let reason = format!("device {device} is down, or is none of this host's: set it up, or name another");
+                self.fails(device, reason);
                 continue;
             };
             match fast_path.attach(&device) {
@@ -146,7 +147,7 @@ impl Devices {
         if let (Wanted::On, Some(without)) = (self.xdp, self.without_xdp.values().next()) {
             return Some(without.reason().to_owned());
         }
-        let failed = || self.failed.iter().next().map(|(device, reason)| format!("device {device}: {reason}"));
+        let failed = || self.failed.values().next().cloned();
         match self.named {
             Some(_) => failed(),
             None if fast_path.devices().is_empty() => Some(failed().unwrap_or_else(|| "no network device is up".to_owned())),
