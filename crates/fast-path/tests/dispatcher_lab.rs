@@ -1,5 +1,6 @@
 //! One socket for many ports, in a network namespace of the test's own. Needs root.
 
+#![cfg(all(target_os = "linux", feature = "kernel"))]
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
 #[allow(dead_code, reason = "this test needs a namespace, and no hosts behind it")]
