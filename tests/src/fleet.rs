@@ -1,6 +1,6 @@
 //! As many clients as there are addresses and ports, on one device and without sockets.
 //!
-//! Client `n` is [`source`](crate::flood::source)`(n)`. Its datagrams are frames written by hand, and the answers are read as they arrive at the
+//! Client `n` is [`source`]`(n)`. Its datagrams are frames written by hand, and the answers are read as they arrive at the
 //! device, before the clients' host could say that it has no such address.
 
 use std::io;
