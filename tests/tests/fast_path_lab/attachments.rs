@@ -89,3 +89,17 @@ fn nothing_is_left_after_kill_9() {
     scene.edge.kill().unwrap();
     refused_by_the_host(&scene);
 }
+
+/// The second takes what comes for the first, and neither could tell by its packets.
+#[test]
+fn a_second_edge_on_a_host_is_warned_of_the_first() {
+    let scene = Scene::new(Wanted::default());
+    let ips = scene.endpoints.each_ref().map(|endpoint| endpoint.address().ip());
+    let other = config(scene.wanted, ips).replace("ports = [7000, \"7100-7199\"]", "ports = [8000]").replace(":9900", ":9901");
+    let edge = Edge::launch(Some(&scene.lab.edge), &other).unwrap();
+    let said =
+        "another process forwards in the kernel here: give the two edges static IPs, nat_addresses and nat_ports of their own";
+    wait_until("the warning", LIMIT, || edge.log().contains(said)).unwrap();
+    assert!(edge.log().contains(&scene.edge.pid().to_string()), "{}", edge.log());
+    assert!(!scene.edge.log().contains(said), "the first was alone");
+}
