@@ -176,7 +176,7 @@ struct access_key {
 	u32 client[4]; /* words of an address; one would be aligned to eight bytes */
 };
 
-/* One address is found ten times as fast as a network that it is in. */
+/* One address alone: a hash finds it at less cost than the trie does. */
 struct host_key {
 	union address client;
 	u32 version;
