@@ -24,7 +24,11 @@ impl Namespace {
         self.ip(&format!("link add {inside} {queues} type veth peer name {outside} {queues} netns {path}\n"))?;
         // The address comes before "up", so that the connected routes exist from the first moment.
         self.ip(&settings(here))?;
-        other.ip(&settings(there))
+        other.ip(&settings(there))?;
+        // The kernel may take note of a carrier a second late, and until then IPv6 hears no multicast: neighbours ask in vain.
+        // Asked about one interface, it first takes note (linkwatch_sync_dev).
+        self.ip(&format!("link show dev {inside}\n"))?;
+        other.ip(&format!("link show dev {outside}\n"))
     }
 
     /// Runs a batch of `ip` commands, one a line, in the namespace. One process for many lines: the lab is built often.
