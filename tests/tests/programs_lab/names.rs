@@ -7,13 +7,16 @@ use landfall_tests::field::Field;
 use landfall_tests::on_both_paths;
 use landfall_tests::path::Path;
 use landfall_tests::process::Process;
+use landfall_tests::wait::wait_until;
 
 use super::{LIMIT, Scene, Service, scene};
 
-on_both_paths!(every_name_is_answered_while_an_endpoint_steps_back_and_returns);
+on_both_paths!(every_name_is_answered_while_an_endpoint_steps_back_and_returns, every_name_is_answered_through_drains);
 
 /// Clients of a run of dnsperf, each with a port of its own.
 const CLIENTS: usize = 40;
+/// Queries of a run in which every client has several.
+const SHORT: usize = 300;
 
 const NAMES: Service = Service {
     config: r#"
@@ -28,65 +31,123 @@ endpoint_groups = ["both"]
     start: |namespace, directory, address| Field::new(namespace, directory).unwrap().unbound(address, None).unwrap(),
 };
 
-/// Starts dnsperf: `queries` of them, 1,500 a second, from ports that begin with `port`.
-fn dnsperf(scene: &Scene, target: IpAddr, queries: usize, port: u16) -> Process {
+/// Starts dnsperf in the client's host, with [`CLIENTS`] from ports that begin with `port`.
+fn dnsperf(scene: &Scene, target: IpAddr, port: u16, options: &[&str]) -> Process {
+    let file = scene.files.path().join("names");
     // An answer, a name without such a record, and a name that there is not.
-    let names = ["field.example A\n", "field.example MX\n", "none.example A\n"];
-    let file = scene.files.path().join(format!("queries-{queries}"));
-    std::fs::write(&file, names.into_iter().cycle().take(queries).collect::<String>()).unwrap();
+    std::fs::write(&file, "field.example A\nfield.example MX\nnone.example A\n").unwrap();
     let mut command = Command::new("dnsperf");
-    command.args(["-s", &target.to_string(), "-x", &port.to_string(), "-c", &CLIENTS.to_string()]);
-    command.args(["-T", "1", "-n", "1", "-Q", "1500", "-W", "-d"]).arg(file);
+    command.args(["-s", &target.to_string(), "-x", &port.to_string(), "-c", &CLIENTS.to_string(), "-T", "1", "-W", "-d"]);
+    command.arg(file).args(options);
     scene.lab.client.spawn(command).unwrap()
+}
+
+/// Starts a run of `queries`, 1,500 a second.
+fn run(scene: &Scene, target: IpAddr, queries: usize, port: u16) -> Process {
+    dnsperf(scene, target, port, &["-Q", "1500", "-n", &(queries / 3).to_string()])
 }
 
 /// What dnsperf says at its end that is no matter of time: queries sent, completed and lost, codes of the answers, sizes.
 fn report(mut dnsperf: Process) -> Vec<String> {
-    let text = dnsperf.wait_success(LIMIT).unwrap();
+    told(&dnsperf.wait_success(LIMIT).unwrap())
+}
+
+fn told(text: &str) -> Vec<String> {
     let told =
         ["Queries sent:", "Queries completed:", "Queries lost:", "Response codes:", "Average packet size:", "Error", "Warning"];
     let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     lines.filter(|line| told.iter().any(|start| line.contains(start))).collect()
 }
 
+/// The report of a run all of whose `queries` were answered.
+fn whole(queries: usize) -> Vec<String> {
+    vec![
+        format!("Queries sent: {queries}"),
+        format!("Queries completed: {queries} (100.00%)"),
+        "Queries lost: 0 (0.00%)".to_owned(),
+        format!("Response codes: NOERROR {} (66.67%), NXDOMAIN {} (33.33%)", queries / 3 * 2, queries / 3),
+        "Average packet size: request 30, response 36".to_owned(),
+    ]
+}
+
+/// A dnsperf that asks until it is ended, one question at a time: no answer is on its way when a flow moves, but to the last question.
+struct Load(Process);
+
+impl Load {
+    fn start(scene: &Scene, target: IpAddr, port: u16) -> Self {
+        Self(dnsperf(scene, target, port, &["-Q", "500", "-l", "600", "-q", "1", "-t", "2", "-v"]))
+    }
+
+    /// Ends it. Returns for each question, in order, whether it was answered.
+    fn end(mut self) -> Vec<bool> {
+        self.0.signal(libc::SIGINT).unwrap();
+        let text = self.0.wait_success(LIMIT).unwrap();
+        let codes = text.lines().filter_map(|line| line.strip_prefix("> ")?.split(' ').next());
+        let answered: Vec<_> = codes
+            .map(|code| match code {
+                "NOERROR" | "NXDOMAIN" => true,
+                "T" => false,
+                _ => panic!("{text}"),
+            })
+            .collect();
+        let sum = format!("Queries lost: {} ", answered.iter().filter(|answered| !**answered).count());
+        assert!(told(&text).iter().any(|line| line.starts_with(&sum)), "{text}");
+        answered
+    }
+}
+
+/// Flows as they are opened, of which [`CLIENTS`] make one each.
+struct Flows<'a> {
+    scene: &'a Scene,
+    path: Path,
+    opened: usize,
+    pinned: [usize; 2],
+}
+
+impl<'a> Flows<'a> {
+    fn none_yet(scene: &'a Scene, path: Path) -> Self {
+        Self { scene, path, opened: 0, pinned: [0, 0] }
+    }
+
+    /// Once `runs` more runs have opened theirs: how many were pinned to each endpoint since the last question.
+    fn of(&mut self, runs: usize) -> [usize; 2] {
+        self.opened += runs * CLIENTS;
+        let before = std::mem::replace(&mut self.pinned, self.scene.pinned(self.path, self.opened));
+        [0, 1].map(|endpoint| self.pinned[endpoint] - before[endpoint])
+    }
+
+    /// As [`Flows::of`], with a run of [`SHORT`] to each static IP, every question of which is answered.
+    fn of_answered_runs(&mut self, port: u16) -> [usize; 2] {
+        for &ip in &self.scene.static_ips {
+            assert_eq!(report(run(self.scene, ip, SHORT, port)), whole(SHORT), "to {ip}");
+        }
+        self.of(self.scene.static_ips.len())
+    }
+}
+
 fn every_name_is_answered_while_an_endpoint_steps_back_and_returns(path: Path) {
     // Four seconds: longer than all that is done meanwhile, with counters a second late.
     const LONG: usize = 6000;
-    const SHORT: usize = 300;
     for &families in path.families() {
         let scene = scene(path, families, &NAMES);
-        let direct = [LONG, SHORT].map(|queries| report(dnsperf(&scene, scene.direct, queries, 20_000)));
-        println!("directly: {direct:?}");
-        for (lines, queries) in direct.iter().zip([LONG, SHORT]) {
-            let codes = format!("Response codes: NOERROR {} (66.67%), NXDOMAIN {} (33.33%)", queries / 3 * 2, queries / 3);
-            let whole = [format!("Queries sent: {queries}"), format!("Queries completed: {queries} (100.00%)")];
-            let expected = [&whole[..], &["Queries lost: 0 (0.00%)".to_owned(), codes]].concat();
-            assert_eq!(lines[..4], expected);
-            assert_eq!(lines.len(), 5, "no error and no warning: {lines:?}");
+        for queries in [LONG, SHORT] {
+            assert_eq!(report(run(&scene, scene.direct, queries, 20_000)), whole(queries), "directly");
         }
 
-        let mut flows = 0;
-        let mut before = [0, 0];
+        let mut flows = Flows::none_yet(&scene, path);
         for &ip in &scene.static_ips {
-            let mut pinned_since = || {
-                flows += CLIENTS;
-                let now = scene.pinned(path, flows);
-                let since = [now[0] - before[0], now[1] - before[1]];
-                before = now;
-                since
-            };
-            let mut long = dnsperf(&scene, ip, LONG, 20_000);
-            let first = pinned_since();
+            let mut long = run(&scene, ip, LONG, 20_000);
+            let first = flows.of(1);
             assert!(first[0] > 0 && first[1] > 0, "{first:?}");
 
             scene.order(&["weight", "b", "0"]);
-            assert_eq!(report(dnsperf(&scene, ip, SHORT, 21_000)), direct[1]);
-            assert_eq!(pinned_since(), [CLIENTS, 0], "no new flow at weight 0");
+            assert_eq!(report(run(&scene, ip, SHORT, 21_000)), whole(SHORT));
+            assert_eq!(flows.of(1), [CLIENTS, 0], "no new flow at weight 0");
 
             scene.order(&["weight", "b", "200"]);
             assert!(long.is_running(), "its flows to b were there before and stay all the while");
-            assert_eq!(report(dnsperf(&scene, ip, SHORT, 22_000)), direct[1]);
-            let last = pinned_since();
+            assert_eq!(report(run(&scene, ip, SHORT, 22_000)), whole(SHORT));
+            let last = flows.of(1);
             assert!(last[0] > 0 && last[1] > 0, "{last:?}");
 
             let through = report(long);
@@ -94,7 +155,46 @@ fn every_name_is_answered_while_an_endpoint_steps_back_and_returns(path: Path) {
                 "{path:?}, to {ip}: {through:?}; flows to a and b: {first:?}, with b at 0 {:?}, after {last:?}",
                 [CLIENTS, 0]
             );
-            assert_eq!(through, direct[0]);
+            assert_eq!(through, whole(LONG));
+        }
+        scene.assert_nothing_dropped();
+    }
+}
+
+/// Drains of an endpoint, of the edge, and of the endpoint again with an end to the flows that it has.
+fn every_name_is_answered_through_drains(path: Path) {
+    for &families in path.families() {
+        let scene = scene(path, families, &NAMES);
+        let ready = || scene.edge.get("/readyz").unwrap();
+        let of_b = || scene.edge.metrics().unwrap().sum("landfall_endpoint_flows_active", &[("endpoint", "b")]);
+        let ips = scene.static_ips.len();
+        let mut flows = Flows::none_yet(&scene, path);
+        let loads: Vec<_> = scene.static_ips.iter().map(|&ip| Load::start(&scene, ip, 20_000)).collect();
+        let [_, held] = flows.of(ips);
+        assert!(held > 0, "some of the load is at b");
+
+        scene.order(&["drain", "b"]);
+        assert_eq!(flows.of_answered_runs(21_000), [ips * CLIENTS, 0], "no new flow");
+        assert_eq!(of_b(), held as f64, "its flows stay");
+
+        scene.order(&["drain"]);
+        assert_eq!(ready().status, 503, "traffic is for others to send elsewhere");
+        assert_eq!(flows.of_answered_runs(22_000), [ips * CLIENTS, 0], "what comes is served");
+        scene.order(&["undrain"]);
+        assert_eq!(ready().status, 200);
+
+        scene.order(&["drain", "b", "--reset-after", "1ms"]);
+        wait_until("the flows of b gone", LIMIT, || of_b() == 0.0).unwrap();
+        assert_eq!(flows.of(0), [held, 0], "they are at a now");
+        assert_eq!(scene.edge.metrics().unwrap().sum("landfall_flows_moved_total", &[]), held as f64);
+
+        scene.order(&["undrain", "b"]);
+        let last = flows.of_answered_runs(23_000);
+        assert!(last[0] > 0 && last[1] > 0, "{last:?}");
+        for load in loads {
+            let answered = load.end();
+            println!("{path:?}: {} questions, {held} flows at b moved; new flows after: {last:?}", answered.len());
+            assert!(answered.iter().all(|answered| *answered), "{answered:?}");
         }
         scene.assert_nothing_dropped();
     }
