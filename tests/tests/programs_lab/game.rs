@@ -81,7 +81,7 @@ fn a_game_server_answers_as_it_does_directly(path: Path) {
             println!("{path:?}, to {ip}: {seen}");
             flows += 1;
         }
-        assert_eq!(scene.pinned(path, flows), [flows, 0]);
+        assert_eq!(scene.pinned(flows), [flows, 0]);
         scene.assert_nothing_dropped();
     }
 }

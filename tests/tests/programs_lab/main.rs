@@ -45,6 +45,9 @@ struct Service {
 /// Fields are dropped in this order: first the edge, then the rest.
 struct Scene {
     edge: Edge,
+    path: Path,
+    /// The text of its file.
+    config: String,
     /// One of each family.
     static_ips: Vec<IpAddr>,
     /// The endpoint `a`.
@@ -79,10 +82,15 @@ fn scene(path: Path, families: Families, service: &Service) -> Scene {
         wait_until(&format!("{name} healthy"), LIMIT, is_healthy).unwrap_or_else(|failure| panic!("{failure}\n{}", edge.log()));
     }
     let static_ips = families.static_ips().into_iter().step_by(2).collect();
-    Scene { edge, static_ips, direct: a, _servers: servers.into(), lab, files }
+    Scene { edge, path, config, static_ips, direct: a, _servers: servers.into(), lab, files }
 }
 
 impl Scene {
+    /// Starts the edge anew, once its process has ended.
+    fn start_again(&mut self) {
+        self.edge = self.path.start(&self.lab.edge, &self.config).unwrap();
+    }
+
     /// A command to the running edge, which must succeed; returns what it shows.
     fn order(&self, words: &[&str]) -> String {
         let control = self.edge.directory().join("control.sock");
@@ -92,8 +100,8 @@ impl Scene {
     }
 
     /// How many flows were pinned to each endpoint, once the edge has opened `flows`.
-    fn pinned(&self, path: Path, flows: usize) -> [usize; 2] {
-        path.assert_carried(&self.edge, flows);
+    fn pinned(&self, flows: usize) -> [usize; 2] {
+        self.path.assert_carried(&self.edge, flows);
         let metrics = self.edge.metrics().unwrap();
         ["a", "b"].map(|name| {
             let pinned = metrics.sum("landfall_endpoint_flows_opened_total", &[("endpoint", name)]);

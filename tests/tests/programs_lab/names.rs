@@ -1,8 +1,9 @@
 //! dnsperf asks unbound.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 
+use landfall_tests::datagrams::any;
 use landfall_tests::field::Field;
 use landfall_tests::on_both_paths;
 use landfall_tests::path::Path;
@@ -11,7 +12,11 @@ use landfall_tests::wait::wait_until;
 
 use super::{LIMIT, Scene, Service, scene};
 
-on_both_paths!(every_name_is_answered_while_an_endpoint_steps_back_and_returns, every_name_is_answered_through_drains);
+on_both_paths!(
+    every_name_is_answered_while_an_endpoint_steps_back_and_returns,
+    every_name_is_answered_through_drains,
+    a_restart_loses_what_is_asked_between_two_processes,
+);
 
 /// Clients of a run of dnsperf, each with a port of its own.
 const CLIENTS: usize = 40;
@@ -33,7 +38,8 @@ endpoint_groups = ["both"]
 
 /// Starts dnsperf in the client's host, with [`CLIENTS`] from ports that begin with `port`.
 fn dnsperf(scene: &Scene, target: IpAddr, port: u16, options: &[&str]) -> Process {
-    let file = scene.files.path().join("names");
+    // A file of its own: another run may be reading.
+    let file = scene.files.path().join(format!("names-{target}-{port}"));
     // An answer, a name without such a record, and a name that there is not.
     std::fs::write(&file, "field.example A\nfield.example MX\nnone.example A\n").unwrap();
     let mut command = Command::new("dnsperf");
@@ -78,12 +84,19 @@ impl Load {
         Self(dnsperf(scene, target, port, &["-Q", "500", "-l", "600", "-q", "1", "-t", "2", "-v"]))
     }
 
-    /// Ends it. Returns for each question, in order, whether it was answered.
+    /// Waits until a question has been lost.
+    fn wait_for_a_loss(&self) {
+        // dnsperf ends the line when it writes the next.
+        wait_until("a question lost", LIMIT, || self.0.stdout().contains("> T ")).unwrap();
+    }
+
+    /// Ends it. Returns for each question, in order, whether it was answered, but for one that is on its way.
     fn end(mut self) -> Vec<bool> {
         self.0.signal(libc::SIGINT).unwrap();
         let text = self.0.wait_success(LIMIT).unwrap();
         let codes = text.lines().filter_map(|line| line.strip_prefix("> ")?.split(' ').next());
         let answered: Vec<_> = codes
+            .filter(|code| *code != "I")
             .map(|code| match code {
                 "NOERROR" | "NXDOMAIN" => true,
                 "T" => false,
@@ -99,20 +112,19 @@ impl Load {
 /// Flows as they are opened, of which [`CLIENTS`] make one each.
 struct Flows<'a> {
     scene: &'a Scene,
-    path: Path,
     opened: usize,
     pinned: [usize; 2],
 }
 
 impl<'a> Flows<'a> {
-    fn none_yet(scene: &'a Scene, path: Path) -> Self {
-        Self { scene, path, opened: 0, pinned: [0, 0] }
+    fn none_yet(scene: &'a Scene) -> Self {
+        Self { scene, opened: 0, pinned: [0, 0] }
     }
 
     /// Once `runs` more runs have opened theirs: how many were pinned to each endpoint since the last question.
     fn of(&mut self, runs: usize) -> [usize; 2] {
         self.opened += runs * CLIENTS;
-        let before = std::mem::replace(&mut self.pinned, self.scene.pinned(self.path, self.opened));
+        let before = std::mem::replace(&mut self.pinned, self.scene.pinned(self.opened));
         [0, 1].map(|endpoint| self.pinned[endpoint] - before[endpoint])
     }
 
@@ -134,7 +146,7 @@ fn every_name_is_answered_while_an_endpoint_steps_back_and_returns(path: Path) {
             assert_eq!(report(run(&scene, scene.direct, queries, 20_000)), whole(queries), "directly");
         }
 
-        let mut flows = Flows::none_yet(&scene, path);
+        let mut flows = Flows::none_yet(&scene);
         for &ip in &scene.static_ips {
             let mut long = run(&scene, ip, LONG, 20_000);
             let first = flows.of(1);
@@ -168,7 +180,7 @@ fn every_name_is_answered_through_drains(path: Path) {
         let ready = || scene.edge.get("/readyz").unwrap();
         let of_b = || scene.edge.metrics().unwrap().sum("landfall_endpoint_flows_active", &[("endpoint", "b")]);
         let ips = scene.static_ips.len();
-        let mut flows = Flows::none_yet(&scene, path);
+        let mut flows = Flows::none_yet(&scene);
         let loads: Vec<_> = scene.static_ips.iter().map(|&ip| Load::start(&scene, ip, 20_000)).collect();
         let [_, held] = flows.of(ips);
         assert!(held > 0, "some of the load is at b");
@@ -194,8 +206,76 @@ fn every_name_is_answered_through_drains(path: Path) {
         for load in loads {
             let answered = load.end();
             println!("{path:?}: {} questions, {held} flows at b moved; new flows after: {last:?}", answered.len());
-            assert!(answered.iter().all(|answered| *answered), "{answered:?}");
+            assert_all(&answered);
         }
         scene.assert_nothing_dropped();
     }
+}
+
+/// An orderly restart. Flows that there are when it is ordered are served until the process ends, and newcomers dropped. What is asked while there
+/// is no process is refused by the host. The new one serves the next question of every flow, and by the same hash new flows are where they were.
+fn a_restart_loses_what_is_asked_between_two_processes(path: Path) {
+    for &families in path.families() {
+        let mut scene = scene(path, families, &NAMES);
+        let ips = scene.static_ips.clone();
+        let start = |port| ips.iter().map(|&ip| Load::start(&scene, ip, port)).collect::<Vec<_>>();
+        let (ending, staying) = (start(20_000), start(21_000));
+        let mut flows = Flows::none_yet(&scene);
+        flows.of(2 * ips.len());
+        let homes = flows.of_answered_runs(22_000);
+
+        scene.edge.signal(libc::SIGTERM).unwrap();
+        assert_newcomers_dropped(&scene, flows.opened);
+        for load in ending {
+            assert_all(&load.end());
+        }
+        // What is left is forgotten.
+        scene.edge.signal(libc::SIGTERM).unwrap();
+        assert_eq!(scene.edge.wait_exit(LIMIT).unwrap().code(), Some(0));
+        staying.iter().for_each(Load::wait_for_a_loss);
+
+        scene.start_again();
+        let mut flows = Flows::none_yet(&scene);
+        flows.of(ips.len());
+        assert_eq!(flows.of_answered_runs(22_000), homes);
+        for load in staying {
+            let answered = load.end();
+            let runs: Vec<_> = answered.chunk_by(|one, next| one == next).map(|run| (run[0], run.len())).collect();
+            println!("{path:?}: answered, and how many on end: {runs:?}");
+            assert!(matches!(runs[..], [(true, _), (false, _), (true, _)]), "{runs:?}");
+        }
+    }
+}
+
+/// In an edge that was just told to end and has opened `opened` flows: each datagram of a newcomer is dropped, and counted.
+fn assert_newcomers_dropped(scene: &Scene, opened: usize) {
+    let dropped = || {
+        let dropped = scene.edge.metrics().unwrap().sum("landfall_drops_total", &[("reason", "draining")]);
+        format!("{:.0}", dropped.abs()).parse::<usize>().unwrap()
+    };
+    let mut newcomers = 0;
+    // The order has a way to go to all that forward, so the first may be served yet.
+    wait_until("a newcomer dropped", LIMIT, || {
+        let target = SocketAddr::from((scene.static_ips[0], 53));
+        scene.lab.client.enter(|| UdpSocket::bind(any(target.ip()))?.send_to(b"?", target)).unwrap();
+        newcomers += 1;
+        dropped() > 0
+    })
+    .unwrap();
+    for &ip in &scene.static_ips {
+        let options = ["-n", &(SHORT / 3).to_string(), "-q", &SHORT.to_string(), "-t", "0.5"];
+        let report = report(dnsperf(scene, ip, 23_000, &options));
+        assert_eq!(
+            report[..3],
+            ["Queries sent: 300", "Queries completed: 0 (0.00%)", "Queries lost: 300 (100.00%)"],
+            "{report:?}"
+        );
+        newcomers += SHORT;
+    }
+    let counted = || scene.path.opened(&scene.edge).unwrap() - opened + dropped();
+    wait_until("every newcomer counted", LIMIT, || counted() == newcomers).unwrap();
+}
+
+fn assert_all(answered: &[bool]) {
+    assert!(answered.iter().all(|answered| *answered), "{answered:?}");
 }

@@ -129,7 +129,7 @@ fn calls_and_their_media_pass_while_the_config_is_reloaded(path: Path) {
         }
         // One flow for the calls, and one for the media of each.
         let flows = scene.static_ips.len() * (1 + CALLS);
-        assert_eq!(scene.pinned(path, flows), [flows, 0], "calls and their media meet");
+        assert_eq!(scene.pinned(flows), [flows, 0], "calls and their media meet");
         println!("{path:?}: {flows} flows, {reloads} reloads");
         assert!(reloads >= 2, "{reloads}");
         scene.assert_nothing_dropped();
