@@ -9,6 +9,7 @@
 //! * The edge's packet filter does not see what is forwarded: it silences probes, and flows go on.
 //! * A path that is narrower than its first link is told to the client, who cuts its own datagrams: nothing is counted at the edge.
 //! * Counters are up to a second late: [`Path::assert_carried`] waits for them.
+//! * It goes on while the process is frozen, and where a static IP has been taken off the host.
 //! * Endpoints on the edge's own host are reached in user space, so tests on loopback are of that path.
 
 use std::net::IpAddr;
@@ -65,16 +66,25 @@ impl Path {
     /// # Errors
     /// As [`Edge::start`].
     pub fn start(self, host: &Namespace, config: &str) -> Result<Edge> {
+        Edge::start(Some(host), &self.prepare(host, config, &["198.18.2.1", "fd00:18:2::1"])?)
+    }
+
+    /// Makes `host` ready for an edge on this path, and returns `config` with the keys for it, which it says nothing of: in the kernel
+    /// datagrams leave for the endpoints from `nat_addresses`.
+    ///
+    /// # Errors
+    /// When the host refuses.
+    pub fn prepare(self, host: &Namespace, config: &str, nat_addresses: &[&str]) -> Result<String> {
         let keys = match self {
-            Self::User => "fast_path = \"off\"",
+            Self::User => "fast_path = \"off\"".to_owned(),
             Self::Kernel => {
                 for parameter in ["net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"] {
                     host.set(parameter, "1")?;
                 }
-                "fast_path = \"on\"\nnat_addresses = [\"198.18.2.1\", \"fd00:18:2::1\"]\nnat_ports = \"10000-31999\""
+                format!("fast_path = \"on\"\nnat_addresses = {nat_addresses:?}\nnat_ports = \"10000-31999\"")
             }
         };
-        Edge::start(Some(host), &config.replacen("[edge]\n", &format!("[edge]\n{keys}\n"), 1))
+        Ok(config.replacen("[edge]\n", &format!("[edge]\n{keys}\n"), 1))
     }
 
     /// The value of the label `path`.
@@ -111,9 +121,19 @@ impl Path {
     /// # Panics
     /// When it is not so.
     pub fn assert_carried_all(self, edge: &Edge) -> usize {
+        let opened = self.assert_carried_none_elsewhere(edge);
+        assert!(opened > 0, "no flow in {self:?}");
+        opened
+    }
+
+    /// No UDP flow of the edge was opened on the other path. Returns how many were on this one.
+    ///
+    /// # Panics
+    /// When it is not so.
+    pub fn assert_carried_none_elsewhere(self, edge: &Edge) -> usize {
         let other = if self == Self::User { Self::Kernel } else { Self::User };
         let opened = [self, other].map(|path| path.opened(edge).unwrap_or_else(|failure| panic!("{failure}")));
-        assert!(opened[0] > 0 && opened[1] == 0, "flows in {self:?} and in {other:?}: {opened:?}");
+        assert_eq!(opened[1], 0, "flows in {self:?} and in {other:?}: {opened:?}");
         opened[0]
     }
 }

@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
-use landfall_tests::anycast::{BFD, LIMIT, Scene, config_with_probes, static_ips};
+use landfall_tests::anycast::{BFD, LIMIT, Scene, config_with_probes};
 use landfall_tests::lab::Heard;
+use landfall_tests::on_both_paths;
+use landfall_tests::path::Path;
 use landfall_tests::probers::{Report, SPACING};
 use landfall_tests::wait::{self, wait_until};
 
@@ -24,9 +26,21 @@ fn assert_gap(what: &str, report: &Report, bound: Duration) {
     assert_eq!(report.moved(), 0, "both edges see the same: {report}");
 }
 
-#[test]
-fn an_edge_is_killed_and_comes_back_only_when_ready() {
-    let mut scene = Scene::start().unwrap();
+on_both_paths!(
+    an_edge_is_killed_and_comes_back_only_when_ready,
+    nothing_is_announced_before_the_first_start_is_ready,
+    the_link_of_an_edge_is_cut,
+    the_link_of_an_edge_goes_silent,
+    an_edge_is_frozen_whole,
+);
+
+fn an_edge_is_killed_and_comes_back_only_when_ready(path: Path) {
+    for &families in path.families() {
+        kill_and_start_again(Scene::start(path, families).unwrap());
+    }
+}
+
+fn kill_and_start_again(mut scene: Scene) {
     let report = scene.under_load("edge killed by SIGKILL", |scene| {
         let begin = wait::now();
         scene.edge(1).kill().unwrap();
@@ -36,7 +50,7 @@ fn an_edge_is_killed_and_comes_back_only_when_ready() {
     let report = report.unwrap();
     assert_gap("edge killed by SIGKILL", &report, KILLED);
     // BIRD still has the protocols enabled. A new landfall must not announce before it is ready, with the device already there.
-    assert_eq!(scene.lab.edges[0].bird.state("landfall_1").unwrap(), "up", "nobody could disable it");
+    assert_eq!(scene.lab.edges[0].bird.state(scene.protocol()).unwrap(), "up", "nobody could disable it");
     let report = scene.under_load("killed edge started again", |scene| {
         let site = &scene.lab.edges[0];
         let before = scene.lab.heard(site).unwrap();
@@ -76,9 +90,13 @@ fn assert_silent_until_ready(scene: &mut Scene, before: [Option<Heard>; 2]) {
     assert!(looks > 10 && begin.elapsed() > Duration::from_secs(1), "it had no time to do wrong");
 }
 
-#[test]
-fn nothing_is_announced_before_the_first_start_is_ready() {
-    let mut scene = Scene::without_edges().unwrap();
+fn nothing_is_announced_before_the_first_start_is_ready(path: Path) {
+    for &families in path.families() {
+        start_cold(Scene::without_edges(path, families).unwrap());
+    }
+}
+
+fn start_cold(mut scene: Scene) {
     let before = scene.lab.heard(&scene.lab.edges[0]).unwrap();
     let silence = scene.lab.edges[0].namespace.drop_traffic_to_all(&scene.lab.region_b.addresses()).unwrap();
     scene.launch(1, &slow_to_ready()).unwrap();
@@ -88,9 +106,13 @@ fn nothing_is_announced_before_the_first_start_is_ready() {
     silence.lift().unwrap();
 }
 
-#[test]
-fn the_link_of_an_edge_is_cut() {
-    let mut scene = Scene::start().unwrap();
+fn the_link_of_an_edge_is_cut(path: Path) {
+    for &families in path.families() {
+        cut_and_mend(Scene::start(path, families).unwrap());
+    }
+}
+
+fn cut_and_mend(mut scene: Scene) {
     let report = scene.under_load("link cut", |scene| {
         let begin = wait::now();
         scene.lab.edges[0].cut_link().unwrap();
@@ -107,17 +129,16 @@ fn the_link_of_an_edge_is_cut() {
     assert_eq!((report.failed_connects(), report.moved()), (0, 0), "{report}");
 }
 
-#[test]
-fn the_link_of_an_edge_goes_silent() {
-    let mut scene = Scene::start().unwrap();
-    let mut silence = Vec::new();
+fn the_link_of_an_edge_goes_silent(path: Path) {
+    for &families in path.families() {
+        silence_the_link(Scene::start(path, families).unwrap());
+    }
+}
+
+fn silence_the_link(mut scene: Scene) {
     let report = scene.under_load("link silent", |scene| {
-        let site = &scene.lab.edges[0];
-        let own = [site.address(true), site.address(false)];
-        // As when a switch between the two dies: both have carrier, and nothing arrives. From the first rule on the edge is deaf.
         let begin = wait::now();
-        silence.push(site.namespace.drop_traffic_to_all(&[&static_ips()[..], &own].concat()).unwrap());
-        silence.push(scene.lab.router.namespace.drop_traffic_to_all(&own).unwrap());
+        scene.lab.edges[0].silence_link(&scene.lab.router.namespace).unwrap();
         scene.wait_announced(&[2]).unwrap();
         println!("link silent: the router knew after {:.2?}", begin.elapsed());
     });
@@ -126,13 +147,17 @@ fn the_link_of_an_edge_goes_silent() {
     assert!(report.lost() > 0, "nothing was on the edge that went silent: {report}");
     // A SYN that was lost is sent again after a second, and finds the other edge.
     assert_eq!(report.failed_connects(), 0, "{report}");
-    drop(silence);
+    scene.lab.edges[0].end_silence(&scene.lab.router.namespace).unwrap();
     scene.wait_announced(&[1, 2]).unwrap();
 }
 
-#[test]
-fn an_edge_is_frozen_whole() {
-    let mut scene = Scene::start().unwrap();
+fn an_edge_is_frozen_whole(path: Path) {
+    for &families in path.families() {
+        freeze_and_thaw(Scene::start(path, families).unwrap());
+    }
+}
+
+fn freeze_and_thaw(mut scene: Scene) {
     let report = scene.under_load("edge frozen", |scene| {
         let begin = wait::now();
         signal_all(scene, libc::SIGSTOP);
@@ -142,6 +167,9 @@ fn an_edge_is_frozen_whole() {
     let report = report.unwrap();
     assert_gap("edge frozen", &report, BFD + ROUTER);
     assert!(report.lost() > 0 || report.broken() > 0, "nothing was on the edge that froze: {report}");
+    // The program in the kernel goes on meanwhile.
+    let most = if scene.path == Path::Kernel { report.flows.len() } else { usize::MAX };
+    assert!(report.lost() <= most, "more was lost than was in flight: {report}");
     let report = scene.under_load("edge thawed", |scene| {
         signal_all(scene, libc::SIGCONT);
         scene.wait_announced(&[1, 2]).unwrap();

@@ -1,26 +1,30 @@
 //! Edges that leave and come back in order: drained, restarted, or without their BIRD for a while. Nobody is to notice.
 //!
 //! Each scenario prints what a client sees that opens a TCP connection every 10 ms and sends a datagram every 10 ms on each of
-//! twelve UDP flows, over IPv4 and IPv6.
+//! twelve UDP flows, over IPv4 and IPv6. Those are forwarded in user space or in the kernel, and clients cannot tell which.
 
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
-use landfall_tests::anycast::{CONFIG, LIMIT, PORT, SHUTDOWN_WAIT, STOP, Scene, static_ips};
-use landfall_tests::clients::{Ending, TcpSession, tcp_probe};
+use landfall_tests::anycast::{CONFIG, LIMIT, PORT, SHUTDOWN_WAIT, Scene};
+use landfall_tests::clients::{Ending, TcpSession, UdpFlow, tcp_probe};
 use landfall_tests::lab::Heard;
 use landfall_tests::load::{Busy, StopAtEnd};
+use landfall_tests::on_both_paths;
+use landfall_tests::path::Path;
 use landfall_tests::probers::{Report, SPACING};
 use landfall_tests::stalls::StallWatch;
 use landfall_tests::wait::{self, wait_until};
 
 /// Long connections that talk all the time.
 const SESSIONS: usize = 16;
-/// Of the client, beside the one that the load uses. The router sends it to edge 1 whatever is announced.
-const STUBBORN: &str = "198.18.1.3";
+/// Of the client, beside those that the load uses. The router sends them to edge 1 whatever is announced.
+const STUBBORN: [&str; 2] = ["198.18.1.3", "fd00:18:1::3"];
+const LONG_DRAIN: Duration = Duration::from_secs(3);
 /// Generous for the lab's links, where it is well under a millisecond: sixteen threads wake for the RST at once.
 const ROUND_TRIP: Duration = Duration::from_millis(30);
 /// The first three retransmissions of TCP, which double from 200 ms.
@@ -38,9 +42,20 @@ fn assert_unnoticed(report: &Report, flips: usize) {
     assert!(report.lost() <= report.flows.len() * flips, "more was lost than was in flight: {report}");
 }
 
-#[test]
-fn an_edge_is_drained_by_command_and_comes_back() {
-    let mut scene = Scene::start().unwrap();
+on_both_paths!(
+    an_edge_is_drained_by_command_and_comes_back,
+    what_the_router_still_sends_is_served_until_the_drain_timeout,
+    both_edges_are_restarted_in_turn,
+    bird_is_restarted_under_a_healthy_edge,
+);
+
+fn an_edge_is_drained_by_command_and_comes_back(path: Path) {
+    for &families in path.families() {
+        drain_and_undrain(Scene::start(path, families).unwrap());
+    }
+}
+
+fn drain_and_undrain(mut scene: Scene) {
     let report = scene.under_load("drain", drain).unwrap();
     assert_unnoticed(&report, 1);
     let report = scene
@@ -56,7 +71,7 @@ fn an_edge_is_drained_by_command_and_comes_back() {
 fn drain(scene: &mut Scene) {
     let stalls = StallWatch::start();
     let (stop, told) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let mut sessions: Vec<_> = static_ips().into_iter().cycle().take(SESSIONS).map(|ip| busy(scene, ip)).collect();
+    let mut sessions: Vec<_> = scene.static_ips().into_iter().cycle().take(SESSIONS).map(|ip| busy(scene, ip)).collect();
     let begin = wait::now();
     std::thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
@@ -70,8 +85,8 @@ fn drain(scene: &mut Scene) {
         scene.wait_announced(&[2]).unwrap();
         println!("drain: the router sent nothing to edge 1 {:.2?} after the command", begin.elapsed());
         // One step back for each of two addresses, then the withdrawal.
-        let gone = Some(Heard { updates: 2 + 2, withdraws: 2 });
-        wait_until("the withdrawal", LIMIT, || scene.heard().unwrap()[0] == [gone; 2]).unwrap();
+        let gone = scene.in_served_families(Heard { updates: 2 + 2, withdraws: 2 });
+        wait_until("the withdrawal", LIMIT, || scene.heard().unwrap()[0] == gone).unwrap();
         let (took, allowed) = (begin.elapsed(), SHUTDOWN_WAIT + NEWS + stalls.longest_since(begin));
         println!("drain: withdrawn {took:.2?} after the command, allowed {allowed:.2?}");
         assert!(took >= SHUTDOWN_WAIT && took <= allowed, "withdrawn after {took:?}");
@@ -97,38 +112,74 @@ fn busy(scene: &Scene, ip: IpAddr) -> Busy {
     Busy::new(scene.lab.client.enter(|| TcpSession::open(None, (ip, PORT), LIMIT)).unwrap())
 }
 
-#[test]
-fn what_the_router_still_sends_is_served_until_the_drain_timeout() {
-    let mut scene = Scene::start().unwrap();
-    let routes = "rule add from 198.18.1.3 lookup 77\nroute add 198.18.0.0/24 via 198.18.4.2 table 77\n";
-    scene.lab.router.namespace.ip(routes).unwrap();
-    let stubborn = SocketAddr::new(STUBBORN.parse().unwrap(), 0);
-    let target = SocketAddr::new(static_ips()[0], PORT);
-    let open = |scene: &Scene| scene.lab.client.enter(|| TcpSession::open(Some(stubborn), target, LIMIT));
-    let mut session = open(&scene).unwrap();
+fn what_the_router_still_sends_is_served_until_the_drain_timeout(path: Path) {
+    for &families in path.families() {
+        // Time to see by a counter, which may be a second late, that the drain has begun.
+        let config = CONFIG.replace(r#"drain_timeout = "1s""#, &format!("drain_timeout = \"{}s\"", LONG_DRAIN.as_secs()));
+        drain_by_signal(Scene::start_with(path, families, &config).unwrap());
+    }
+}
+
+fn drain_by_signal(mut scene: Scene) {
+    let target = SocketAddr::new(scene.static_ips()[0], PORT);
+    let [source, gateway, net] = match target {
+        SocketAddr::V4(_) => [STUBBORN[0], "198.18.4.2", "198.18.0.0/24"],
+        SocketAddr::V6(_) => [STUBBORN[1], "fd00:18:4::2", "fd00:18::/64"],
+    };
+    let family = if target.is_ipv4() { "-4" } else { "-6" };
+    let router = &scene.lab.router.namespace;
+    router.run(["ip", family, "rule", "add", "from", source, "lookup", "77"]).unwrap();
+    router.ip(&format!("route add {net} via {gateway} table 77\n")).unwrap();
+    let stubborn = SocketAddr::new(source.parse().unwrap(), 0);
+    let open = |scene: &Scene| scene.lab.client.enter(|| TcpSession::open(Some(stubborn), target, LIMIT)).unwrap();
+    let open_udp = |scene: &Scene| scene.lab.client.enter(|| UdpFlow::open(stubborn, target)).unwrap();
+    let (mut session, mut flow) = (open(&scene), open_udp(&scene));
+    flow.exchange(LIMIT).unwrap();
     let stalls = StallWatch::start();
     let begin = wait::now();
 
     scene.edge(1).signal(libc::SIGTERM).unwrap();
     scene.wait_announced(&[2]).unwrap();
     // The router has gone elsewhere, and this edge still accepts: shutdown_wait is for those to whom the news has not come.
-    let mut late = open(&scene).unwrap();
+    let (mut late, mut late_flow) = (open(&scene), open_udp(&scene));
     session.exchange(b"as before").unwrap();
     late.exchange(b"as before").unwrap();
+    late_flow.exchange(LIMIT).unwrap();
+    // From the end of accepting it is new flows alone that are refused.
+    let draining = [("protocol", "udp"), ("reason", "draining")];
+    wait_until("a new flow refused", LIMIT, || {
+        open_udp(&scene).send().unwrap();
+        scene.edge(1).metrics().unwrap().sum("landfall_drops_total", &draining) > 0.0
+    })
+    .unwrap();
+    flow.exchange(LIMIT).unwrap();
+    late_flow.exchange(LIMIT).unwrap();
+    scene.path.assert_carried_all(scene.edge(1));
     let (ending, _) = session.wait_end(LIMIT).unwrap();
     let took = begin.elapsed();
     // The drain looks every now and then whether flows are left.
-    let allowed = STOP + Duration::from_millis(250) + stalls.longest_since(begin);
+    // A step back, the withdrawal, the end of accepting, the drain.
+    let stop = 2 * SHUTDOWN_WAIT + LONG_DRAIN;
+    let allowed = stop + Duration::from_millis(250) + stalls.longest_since(begin);
     println!("terminated: a connection that the router still sent was reset after {took:.2?}, {ending:?}; allowed {allowed:.2?}");
     assert_eq!(ending, Ending::Reset);
-    assert!(took >= STOP && took <= allowed, "{took:?}");
+    assert!(took >= stop && took <= allowed, "{took:?}");
     assert_eq!(scene.edge(1).wait_exit(LIMIT).unwrap().code(), Some(0));
+    // Nobody is there any more, and the host says so.
+    flow.socket().connect(target).unwrap();
+    flow.send().unwrap();
+    let told = flow.socket().recv(&mut [0; 512]).unwrap_err();
+    assert_eq!(told.kind(), ErrorKind::ConnectionRefused, "{told}");
     scene.lab.client.enter(|| tcp_probe(target, LIMIT)).unwrap();
 }
 
-#[test]
-fn both_edges_are_restarted_in_turn() {
-    let mut scene = Scene::start().unwrap();
+fn both_edges_are_restarted_in_turn(path: Path) {
+    for &families in path.families() {
+        restart_in_turn(Scene::start(path, families).unwrap());
+    }
+}
+
+fn restart_in_turn(mut scene: Scene) {
     let report = scene
         .under_load("rolling restart of both edges", |scene| {
             for number in [1, 2] {
@@ -144,9 +195,13 @@ fn both_edges_are_restarted_in_turn() {
     assert_unnoticed(&report, 4);
 }
 
-#[test]
-fn bird_is_restarted_under_a_healthy_edge() {
-    let mut scene = Scene::start().unwrap();
+fn bird_is_restarted_under_a_healthy_edge(path: Path) {
+    for &families in path.families() {
+        restart_bird(Scene::start(path, families).unwrap());
+    }
+}
+
+fn restart_bird(mut scene: Scene) {
     let report = scene
         .under_load("BIRD restarted", |scene| {
             let stalls = StallWatch::start();
@@ -164,8 +219,8 @@ fn bird_is_restarted_under_a_healthy_edge() {
             let begin = wait::now();
             scene.lab.edges[0].bird.start_again().unwrap();
             let site = &scene.lab.edges[0];
-            let enabled =
-                wait_until("the protocols enabled again", LIMIT, || site.bird.state("landfall_1").unwrap() == "up").unwrap();
+            let is_enabled = || site.bird.state(scene.protocol()).unwrap() == "up";
+            let enabled = wait_until("the protocols enabled again", LIMIT, is_enabled).unwrap();
             let allowed = Duration::from_secs(1) + stalls.longest_since(begin);
             assert!(enabled <= allowed, "re-asserted after {enabled:?}, not within {allowed:?}");
             scene.wait_announced(&[1, 2]).unwrap();

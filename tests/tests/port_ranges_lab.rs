@@ -1,4 +1,4 @@
-//! Listeners of very many ports in user space: a handful of sockets serve them all, and clients see no difference.
+//! Listeners of very many ports in user space: a handful of sockets serve them all, and clients see no difference. In the kernel none do.
 
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
@@ -13,6 +13,8 @@ use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{Lab, Namespace, STATIC_IPV4, STATIC_IPV6};
 use landfall_tests::metrics::Sample;
+use landfall_tests::on_both_paths;
+use landfall_tests::path::Path;
 use landfall_tests::wait::wait_until;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -23,6 +25,8 @@ const EDGE: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 /// What the listener of voice serves over UDP, and the one of files over TCP.
 const VOICE: [u16; 5] = [10_000, 10_001, 15_000, 19_999, 20_000];
 const FILES: [u16; 3] = [30_000, 30_500, 30_999];
+/// To each of the ports that are tried of each static IP.
+const FLOWS: usize = 4;
 /// More than any of these edges opens, far fewer than it has ports.
 const FEW_DESCRIPTORS: usize = 100;
 
@@ -66,15 +70,26 @@ fn endpoints(lab: &Lab, ports: &[u16]) -> Vec<Endpoint> {
 }
 
 fn scene() -> Scene {
+    scene_on(Path::User)
+}
+
+fn scene_on(path: Path) -> Scene {
     let lab = Lab::first_light().unwrap();
     // Each answers on the listener's own port, which the edge must therefore know.
     let endpoints = endpoints(&lab, &[&VOICE[..], &FILES].concat());
-    let edge = Edge::start(Some(&lab.edge), CONFIG).unwrap();
+    let served: Vec<_> = static_ips(path).iter().map(IpAddr::to_string).collect();
+    let edge = match path {
+        // As an edge is that says nothing of the fast path: without nat_addresses it is in user space.
+        Path::User => Edge::start(Some(&lab.edge), CONFIG).unwrap(),
+        Path::Kernel => path.start(&lab.edge, &CONFIG.replace("[edge]\n", &format!("[edge]\nannounce = {served:?}\n"))).unwrap(),
+    };
     Scene { lab, edge, _endpoints: endpoints }
 }
 
-fn static_ips() -> impl Iterator<Item = IpAddr> {
-    STATIC_IPV4.map(IpAddr::V4).into_iter().chain([IpAddr::V6(STATIC_IPV6[0])])
+/// Those that are served. In the kernel they are of the endpoint's family.
+fn static_ips(path: Path) -> Vec<IpAddr> {
+    let v6 = STATIC_IPV6.first().filter(|_| path == Path::User).map(|&ip| IpAddr::V6(ip));
+    STATIC_IPV4.map(IpAddr::V4).into_iter().chain(v6).collect()
 }
 
 impl Scene {
@@ -113,14 +128,15 @@ fn port_unreachable(from: SocketAddrV4, to: SocketAddrV4) -> Vec<u8> {
     message
 }
 
-#[test]
-fn every_port_is_served_and_answers_from_itself() {
-    let scene = scene();
+on_both_paths!(every_port_is_served_and_answers_from_itself, other_ports_and_addresses_of_the_host_are_left_alone);
+
+fn every_port_is_served_and_answers_from_itself(path: Path) {
+    let scene = scene_on(path);
     let idle = scene.edge.descriptors().unwrap();
     assert!(idle < FEW_DESCRIPTORS, "{idle} descriptors before any flow");
-    for ip in static_ips() {
+    for ip in static_ips(path) {
         for port in VOICE {
-            for _ in 0..4 {
+            for _ in 0..FLOWS {
                 let mut flow = scene.udp((ip, port));
                 // Receiving fails on an answer from elsewhere.
                 for _ in 0..3 {
@@ -135,6 +151,7 @@ fn every_port_is_served_and_answers_from_itself() {
         }
     }
     assert_eq!(scene.drops(), []);
+    path.assert_carried(&scene.edge, static_ips(path).len() * VOICE.len() * FLOWS);
     // With the flows their sockets go.
     wait_until("no more descriptors than before", LIMIT, || scene.edge.descriptors().is_ok_and(|now| now <= idle)).unwrap();
 }
@@ -143,7 +160,7 @@ fn every_port_is_served_and_answers_from_itself() {
 fn a_flow_stays_with_one_worker_and_many_are_spread() {
     let scene = scene();
     let lab = &scene.lab;
-    for ip in static_ips() {
+    for ip in static_ips(Path::User) {
         // One that is known, and whose replies leave by a socket of port 15,000.
         let mut known = scene.udp((ip, 15_000));
         known.exchange(LIMIT).unwrap();
@@ -204,9 +221,8 @@ fn errors_about_replies_wait_where_they_are_taken_off() {
     assert_eq!(scene.drops(), []);
 }
 
-#[test]
-fn other_ports_and_addresses_of_the_host_are_left_alone() {
-    let scene = scene();
+fn other_ports_and_addresses_of_the_host_are_left_alone(path: Path) {
+    let scene = scene_on(path);
     let lab = &scene.lab;
     // A port of the range on another address of the edge, and the port behind the range on a static IP.
     for target in [SocketAddr::from((EDGE, 15_000)), SocketAddr::from((STATIC_IPV4[0], 20_001))] {
@@ -220,6 +236,8 @@ fn other_ports_and_addresses_of_the_host_are_left_alone() {
         service.send_to(b"back", from).unwrap();
         assert_eq!(client.recv_from(&mut buffer).unwrap(), (4, target));
     }
+    scene.udp((STATIC_IPV4[0].into(), 15_000)).exchange(LIMIT).unwrap();
+    path.assert_carried(&scene.edge, 1);
     assert_eq!(scene.drops(), []);
 }
 

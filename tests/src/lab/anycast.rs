@@ -23,7 +23,7 @@ const PROVIDER_CONF: &str = include_str!("../../../deploy/bird/provider.conf");
 ///                     ECMP                         BIRD, static IPs on lo
 /// ```
 ///
-/// IPv6 likewise: `fd00:18:1::/64` where IPv4 has `198.18.1.0/24`. The router spreads flows by addresses and ports. Both
+/// IPv6 likewise: `fd00:18:1::/64` where IPv4 has `198.18.1.0/24`. NAT addresses are `198.18.6.1` of edge 1 and `198.18.6.2` of edge 2. The router spreads flows by addresses and ports. Both
 /// BIRDs run on the files in `deploy/bird`.
 pub struct AnycastLab {
     /// Where the clients run.
@@ -63,6 +63,8 @@ impl Lab {
         let near = End { interface: "uplink", addresses: &["198.18.1.2/24", "198.18.1.3/24", "fd00:18:1::2/64"] };
         let far = End { interface: "clients", addresses: &["198.18.1.1/24", "fd00:18:1::1/64"] };
         client.connect(&near, &router, &far)?;
+        // Of two IPv6 addresses the kernel takes either, unless one is deprecated.
+        client.ip("address add fd00:18:1::3/64 dev uplink nodad preferred_lft 0\n")?;
         client.ip("route add default via 198.18.1.1\nroute add default via fd00:18:1::1\n")?;
 
         let region_a = region("region-a", 2)?;

@@ -23,7 +23,7 @@ pub struct Bird {
 }
 
 /// What a BGP protocol of BIRD has heard since its session began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Heard {
     /// Routes announced or changed.
     pub updates: u64,
