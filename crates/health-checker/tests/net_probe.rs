@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod common;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -9,11 +11,12 @@ use std::{
     time::Duration,
 };
 
+use common::{ask_in_vain, closed_tcp, closed_udp};
 use health_checker::{BadReason, Exchange, Expect, HealthCheck, Outcome, ProbeKind, Timing, probe};
 
 /// Far longer than any case that does not wait for it takes.
 const AMPLE: Duration = Duration::from_secs(30);
-/// Long enough for an answer on loopback to arrive before it.
+/// For those to whom nobody answers.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn exchange(send: &str, expect: &str) -> Exchange {
@@ -97,10 +100,10 @@ async fn an_answer_that_goes_on_behind_the_expected_is_no_reason_to_reset() {
 
 #[tokio::test]
 async fn closed_ports_refuse_at_once() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(probe(free, &tcp("", ""), AMPLE).await, Outcome::Bad(BadReason::Refused));
-    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(probe(free, &udp("pong"), AMPLE).await, Outcome::Bad(BadReason::Refused));
+    let (_taken, closed) = closed_tcp();
+    assert_eq!(probe(closed, &tcp("", ""), AMPLE).await, Outcome::Bad(BadReason::Refused));
+    let (_taken, closed) = closed_udp();
+    assert_eq!(probe(closed, &udp("pong"), AMPLE).await, Outcome::Bad(BadReason::Refused));
 }
 
 #[tokio::test]
@@ -150,9 +153,9 @@ async fn wrong_datagrams_only_are_unexpected() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let answering = socket.try_clone().unwrap();
-    thread::spawn(move || {
+    let service = thread::spawn(move || {
         let (_, from) = answering.recv_from(&mut [0; 16]).unwrap();
         answering.send_to(b"busy", from).unwrap();
     });
-    assert_eq!(probe(address, &udp("pong"), SHORT).await, Outcome::Bad(BadReason::Unexpected));
+    assert_eq!(ask_in_vain(address, udp("pong"), service).await.0, Outcome::Bad(BadReason::Unexpected));
 }

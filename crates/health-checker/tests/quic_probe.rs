@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use common::{AMPLE, Authority, Life, SHORT, ask, check, is_good, udp_service};
+use common::{AMPLE, Authority, Life, SHORT, ask, ask_in_vain, check, closed_udp, is_good, udp_service};
 use health_checker::{
     BadReason::{Closed, Refused, Timeout, Tls, Unexpected},
     Outcome, ProbeKind, probe,
@@ -94,12 +94,10 @@ async fn a_server_that_refuses_is_closed() {
 #[tokio::test]
 async fn what_speaks_no_quic_is_told_apart() {
     let quic = || kind(TlsSettings { verify: false, ..TlsSettings::default() }, &["h3"]);
-    let free = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(ask(free, quic(), AMPLE).await, Outcome::Bad(Refused));
+    let (_taken, closed) = closed_udp();
+    assert_eq!(ask(closed, quic(), AMPLE).await, Outcome::Bad(Refused));
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     assert_eq!(ask(silent.local_addr().unwrap(), quic(), SHORT).await, Outcome::Bad(Timeout));
-    let (address, _service) = udp_service(1, |_, _| vec![b"what?".to_vec(), Vec::new(), vec![0xc0; 1200]]);
-    assert_eq!(ask(address, quic(), SHORT).await, Outcome::Bad(Unexpected));
     // Version negotiation, RFC 9000 section 17.2.1, with a version that nobody speaks: our ids the other way round.
     let (address, _service) = udp_service(1, |_, initial| {
         let (to, rest) = initial[6..].split_at(usize::from(initial[5]));
@@ -112,6 +110,8 @@ async fn what_speaks_no_quic_is_told_apart() {
         vec![answer]
     });
     assert_eq!(ask(address, quic(), AMPLE).await, Outcome::Bad(Unexpected));
+    let (address, service) = udp_service(1, |_, _| vec![b"what?".to_vec(), Vec::new(), vec![0xc0; 1200]]);
+    assert_eq!(ask_in_vain(address, quic(), service).await.0, Outcome::Bad(Unexpected));
     assert!(matches!(Quic::new(TlsSettings::default(), Vec::new()), Err(QuicError::NoProtocol)));
 }
 

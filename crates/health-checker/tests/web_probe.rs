@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{AMPLE, Authority, Life, SHORT, ask, check, is_good, read_until, tcp_service};
+use common::{AMPLE, Authority, Life, SHORT, ask, ask_in_vain, check, closed_tcp, is_good, read_until, tcp_service};
 use health_checker::{
     BadReason::{Closed, Refused, Status, Timeout, Tls, Unexpected},
     Expect, Outcome, ProbeKind,
@@ -105,22 +105,22 @@ async fn the_body_decides_where_it_is_asked_for() {
     let late = "x".repeat(65_535) + "ok";
     assert_eq!(asked(answer("200 OK", &late), ok(), AMPLE).await, Outcome::Bad(Unexpected));
     assert!(is_good(&asked(answer("200 OK", &late[1..]), ok(), AMPLE).await));
-    // Promised, and never sent.
-    let (address, _service) = tcp_service(|mut stream| {
-        read_until(&mut stream, b"\r\n\r\n");
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\no").unwrap();
-        stream.read(&mut [0]).unwrap()
-    });
-    assert_eq!(ask(address, kind(ok()), SHORT).await, Outcome::Bad(Unexpected));
     // Cut off in the middle.
     assert_eq!(asked("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\no", ok(), AMPLE).await, Outcome::Bad(Closed));
+    // Promised, and never sent.
+    let (address, service) = tcp_service(|mut stream| {
+        read_until(&mut stream, b"\r\n\r\n");
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\no").unwrap();
+        stream
+    });
+    assert_eq!(ask_in_vain(address, kind(ok()), service).await.0, Outcome::Bad(Unexpected));
 }
 
 #[tokio::test]
 async fn what_is_no_http_server_is_told_apart() {
     let plain = || kind(Http::default());
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    assert_eq!(ask(free, plain(), AMPLE).await, Outcome::Bad(Refused));
+    let (_taken, closed) = closed_tcp();
+    assert_eq!(ask(closed, plain(), AMPLE).await, Outcome::Bad(Refused));
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     assert_eq!(ask(silent.local_addr().unwrap(), plain(), SHORT).await, Outcome::Bad(Timeout));
     assert_eq!(asked("220 mail.example ESMTP\r\n", Http::default(), AMPLE).await, Outcome::Bad(Unexpected));

@@ -13,10 +13,11 @@ use std::{
 use health_checker::{HealthCheck, Outcome, ProbeKind, Timing, probe, tls::TlsSettings};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::net::TcpSocket;
 
 /// Far longer than any case that does not wait for it takes.
 pub const AMPLE: Duration = Duration::from_secs(30);
-/// Long enough for an answer on loopback to arrive before it.
+/// For those to whom nobody answers.
 pub const SHORT: Duration = Duration::from_millis(300);
 
 pub fn check(kind: ProbeKind, timeout: Duration) -> HealthCheck {
@@ -26,6 +27,37 @@ pub fn check(kind: ProbeKind, timeout: Duration) -> HealthCheck {
 
 pub async fn ask(target: SocketAddr, kind: ProbeKind, timeout: Duration) -> Outcome {
     probe::probe(target, &check(kind, timeout)).await
+}
+
+/// What becomes of a probe whose time is over once `service` has said all that it says, and not before; and what the service leaves, such as
+/// the socket that must stay open until then.
+pub async fn ask_in_vain<T: Send + 'static>(target: SocketAddr, kind: ProbeKind, service: JoinHandle<T>) -> (Outcome, T) {
+    // Less than QUIC itself would wait.
+    let asked = ask(target, kind, AMPLE / 6);
+    tokio::pin!(asked);
+    let left = tokio::select! {
+        outcome = &mut asked => panic!("{outcome:?}"),
+        left = tokio::task::spawn_blocking(|| service.join().unwrap()) => left.unwrap(),
+    };
+    // Paused, the clock jumps to the end of the timeout as soon as the probe has taken what lies in its socket and waits for more.
+    tokio::time::pause();
+    (asked.await, left)
+}
+
+/// A port of 127.0.0.1 that refuses connections while the socket lives: it is taken, and nobody listens.
+pub fn closed_tcp() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// A port of 127.0.0.1 that refuses datagrams while the socket lives: it is taken, and receives nothing but what comes from itself.
+pub fn closed_udp() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    socket.connect(address).unwrap();
+    (socket, address)
 }
 
 pub fn is_good(outcome: &Outcome) -> bool {
