@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use landfall_tests::clients::wait_reset;
@@ -59,7 +59,7 @@ struct Scene {
     client_ip: IpAddr,
     endpoints: [SocketAddr; 2],
     /// What probes ask.
-    probed: [TcpListener; 2],
+    probed: Vec<TcpListener>,
 }
 
 /// With clients of one family and endpoints of another, or the same, and `keys` in the listener.
@@ -74,7 +74,7 @@ fn start(clients: Family, endpoints: Family, keys: &str, start: impl Fn(&Namespa
     let static_ips = clients.static_ips();
     let addresses = [endpoints.host(2, 2), endpoints.host(3, 2)];
     let probe = |at: usize| [&lab.region_a, &lab.region_b][at].namespace.enter(|| TcpListener::bind((addresses[at], PROBE_PORT)));
-    let probed = [0, 1].map(|at| probe(at).unwrap());
+    let probed = (0..2).map(|at| probe(at).unwrap()).collect();
     let mut config = format!(
         "name = \"transparent\"\nstatic_ips = {:?}\nhash_seed = 7\n[edge]\nname = \"lab\"\nadmin = \"127.0.0.1:9900\"\n\
          control = \"{{dir}}/control.sock\"\n[[listeners]]\nname = \"l\"\nprotocol = \"tcp_udp\"\nports = [{PORT}]\n\
@@ -358,15 +358,13 @@ fn a_client_port_that_only_root_may_bind_falls_back_without_its_capability() {
 #[test]
 fn a_moved_flow_shows_the_client_to_its_new_endpoint() {
     for family in FAMILIES {
-        let scene = scene(family, family, "on_unhealthy = { udp = \"move\", tcp = \"reset\" }");
+        let mut scene = scene(family, family, "on_unhealthy = { udp = \"move\", tcp = \"reset\" }");
         let (client, server) = (scene.client(0), scene.server());
         let successor = scene.lab.region_b.namespace.enter(|| bind(scene.endpoints[1])).unwrap();
         let own = client.local_addr().unwrap();
         client.send_to(b"before", scene.targets[0]).unwrap();
         assert_eq!(hears(&server, b"before"), own);
-        // Not closed: a program that another test is just starting has these sockets too until it runs, so they would live on.
-        server.connect(server.local_addr().unwrap()).unwrap();
-        SockRef::from(&scene.probed[0]).shutdown(Shutdown::Both).unwrap();
+        drop((server, scene.probed.remove(0)));
         client.send_to(b"lost", scene.targets[0]).unwrap();
         wait_until("the verdict", LIMIT, || scene.edge.health("a").unwrap().as_deref() == Some("unhealthy")).unwrap();
         client.send_to(b"after", scene.targets[0]).unwrap();

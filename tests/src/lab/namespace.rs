@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -65,13 +65,9 @@ impl Namespace {
         self.0.descriptor.metadata().map(|metadata| metadata.ino()).map_err(|error| self.cannot("identify", "itself", error))
     }
 
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.descriptor.as_fd()
-    }
-
-    /// A path to the namespace for `ip ... netns PATH`, valid while this handle lives.
+    /// A path to the namespace, valid while this handle lives.
     pub(crate) fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.descriptor.as_raw_fd())
+        process::path(&self.0.descriptor)
     }
 
     /// Runs a program in the namespace to its end and returns its standard output.

@@ -4,15 +4,17 @@ mod output;
 mod spawner;
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use crate::lab::Namespace;
 use crate::wait::Deadline;
 use crate::{Failure, Result};
 use output::Output;
+use spawner::Spawned;
+pub(crate) use spawner::path;
 
 /// How long a process may take to vanish after SIGKILL, and its pipes to close after that.
 const END_LIMIT: Duration = Duration::from_secs(10);
@@ -26,7 +28,7 @@ pub struct Process {
     child: Child,
     pidfd: OwnedFd,
     output: Output,
-    stdin: Option<ChildStdin>,
+    stdin: Option<PipeWriter>,
 }
 
 impl Process {
@@ -35,26 +37,21 @@ impl Process {
     ///
     /// # Errors
     /// When the program is missing or may not be started.
-    pub fn spawn(namespace: Option<&Namespace>, mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null());
-        Self::start(namespace, command)
+    pub fn spawn(namespace: Option<&Namespace>, command: Command) -> Result<Self> {
+        let mut process = Self::spawn_with_stdin(namespace, command)?;
+        process.stdin = None;
+        Ok(process)
     }
 
     /// As [`Process::spawn`], with a pipe to the child's standard input: see [`Process::take_stdin`].
     ///
     /// # Errors
     /// When the program is missing or may not be started.
-    pub fn spawn_with_stdin(namespace: Option<&Namespace>, mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::piped());
-        Self::start(namespace, command)
-    }
-
-    fn start(namespace: Option<&Namespace>, mut command: Command) -> Result<Self> {
+    pub fn spawn_with_stdin(namespace: Option<&Namespace>, command: Command) -> Result<Self> {
         let name = describe(&command);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawner::spawn(command, namespace).map_err(|error| cannot("start", &name, error))?;
-        let stdin = child.stdin.take();
-        let output = Output::capture(child.stdout.take(), child.stderr.take());
+        let Spawned { mut child, stdin, stdout, stderr } =
+            spawner::spawn(command, namespace).map_err(|error| cannot("start", &name, error))?;
+        let output = Output::capture(stdout, stderr);
         let pidfd = match open_pidfd(child.id()) {
             Ok(pidfd) => pidfd,
             Err(error) => {
@@ -64,7 +61,7 @@ impl Process {
                 return Err(cannot("open the pidfd of", &name, error));
             }
         };
-        Ok(Self { name, child, pidfd, output, stdin })
+        Ok(Self { name, child, pidfd, output, stdin: Some(stdin) })
     }
 
     /// The process id.
@@ -78,7 +75,7 @@ impl Process {
     }
 
     /// The write end of the child's standard input, once. Dropping it is the child's end of file.
-    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+    pub fn take_stdin(&mut self) -> Option<PipeWriter> {
         self.stdin.take()
     }
 

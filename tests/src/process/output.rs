@@ -1,7 +1,6 @@
 //! What a child writes, kept in memory: it can be waited for without polling, and nothing is left on disk.
 
-use std::io::Read;
-use std::process::{ChildStderr, ChildStdout};
+use std::io::{PipeReader, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::wait::Deadline;
@@ -29,14 +28,10 @@ struct Streams {
 
 impl Output {
     /// Reads both streams to their end, each on a thread of its own.
-    pub(super) fn capture(stdout: Option<ChildStdout>, stderr: Option<ChildStderr>) -> Self {
+    pub(super) fn capture(stdout: PipeReader, stderr: PipeReader) -> Self {
         let shared = Arc::new(Shared::default());
-        if let Some(stdout) = stdout {
-            read_to_end(&shared, stdout, |streams| &mut streams.stdout);
-        }
-        if let Some(stderr) = stderr {
-            read_to_end(&shared, stderr, |streams| &mut streams.stderr);
-        }
+        read_to_end(&shared, stdout, |streams| &mut streams.stdout);
+        read_to_end(&shared, stderr, |streams| &mut streams.stderr);
         Self(shared)
     }
 
@@ -92,7 +87,7 @@ impl Shared {
     }
 }
 
-fn read_to_end(shared: &Arc<Shared>, mut stream: impl Read + Send + 'static, kept: fn(&mut Streams) -> &mut Vec<u8>) {
+fn read_to_end(shared: &Arc<Shared>, mut stream: PipeReader, kept: fn(&mut Streams) -> &mut Vec<u8>) {
     shared.lock().open += 1;
     let shared = Arc::clone(shared);
     std::thread::spawn(move || {
