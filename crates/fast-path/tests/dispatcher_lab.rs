@@ -71,7 +71,7 @@ fn datagrams_for_every_port_come_to_the_one_socket() {
         }
     }
     assert_eq!(send(&sockets[0].1, "127.0.0.1:15000".parse().unwrap()), Err(ErrorKind::ConnectionRefused), "no static IP");
-    drop(dispatcher);
+    hosts::close(dispatcher);
     for (ip, socket) in &sockets {
         assert_eq!(send(socket, (*ip, 15_000).into()), Err(ErrorKind::ConnectionRefused), "after its end");
         assert_eq!(send(socket, (*ip, 10_000).into()), Ok(()));
@@ -93,7 +93,7 @@ fn connections_to_every_port_come_to_the_one_socket_until_it_closes() {
             kept.push((client, accepted));
         }
         assert_eq!(TcpStream::connect((ip, 30_100)).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-        drop(listener);
+        hosts::close(listener);
         assert_eq!(TcpStream::connect((ip, 30_050)).unwrap_err().kind(), ErrorKind::ConnectionRefused);
         for (client, accepted) in &mut kept {
             client.write_all(b"x").unwrap();
@@ -112,9 +112,9 @@ fn of_two_the_first_is_obeyed_where_it_has_a_socket() {
     later.hand_over(UDP, Protocol::Udp, IPV4, second.as_fd()).unwrap();
     let target = (IPV4, 15_000).into();
     assert_eq!(send(&first, target), Ok(()), "nobody's traffic is taken away");
-    drop(first);
+    hosts::close(first);
     assert_eq!(send(&second, target), Ok(()), "as after a drain");
-    drop(later);
+    hosts::close(later);
     assert_eq!(send(&second, target), Err(ErrorKind::ConnectionRefused));
 }
 
@@ -132,11 +132,11 @@ fn what_it_was_not_started_for_is_refused() {
 
 #[test]
 fn the_object_is_what_its_source_compiles_to() {
-    let clang = Command::new("clang").arg("--version").output().expect("clang: install the packages clang and llvm");
+    let clang = hosts::run(Command::new("clang").arg("--version"));
     let directory = tempfile::tempdir().unwrap();
     let object = directory.path().join("sk_lookup.o");
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf/build");
-    let output = Command::new(build).arg(&object).arg("sk_lookup").output().unwrap();
+    let output = hosts::run(Command::new(build).arg(&object).arg("sk_lookup"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     if String::from_utf8_lossy(&clang.stdout).contains("clang version 14.0.6") {
         let same = std::fs::read(object).unwrap() == include_bytes!("../bpf/sk_lookup.o");

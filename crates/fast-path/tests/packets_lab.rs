@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, fmt::Write, path::Path, process::Command};
 use common::{
     bed::Bed,
     cases::{self, Case, Outcome},
+    hosts,
 };
 use fast_path::test_support::Verdict;
 
@@ -187,11 +188,11 @@ fn the_embedded_object() {
 
 /// What this host's clang makes of a program: the committed object, if it is of the version that made that.
 fn compiled(program: &str, committed: &[u8]) -> Vec<u8> {
-    let clang = Command::new("clang").arg("--version").output().expect("clang: install the packages clang and llvm");
+    let clang = hosts::run(Command::new("clang").arg("--version"));
     let directory = tempfile::tempdir().unwrap();
     let object = directory.path().join("object");
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("bpf/build");
-    let output = Command::new(build).arg(&object).arg(program).output().unwrap();
+    let output = hosts::run(Command::new(build).arg(&object).arg(program));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let object = std::fs::read(object).unwrap();
     if String::from_utf8_lossy(&clang.stdout).contains("clang version 14.0.6") {

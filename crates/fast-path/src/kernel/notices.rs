@@ -73,6 +73,11 @@ impl Notices {
     pub fn take(&self) -> io::Result<u32> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
+
+    /// The epoch that has begun last.
+    pub fn epoch(&self) -> u32 {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).epoch
+    }
 }
 
 fn run(queue: &Mutex<Queue>, end: &UnixStream) {

@@ -1,8 +1,11 @@
 //! Hosts: threads in network namespaces of their own, wired to this thread's.
 
 use std::{
-    process::Command,
-    sync::mpsc::{self, Sender},
+    process::{Command, Output},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{self, Sender},
+    },
 };
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -23,8 +26,23 @@ pub fn unshare() {
 
 /// Runs the program `ip` in the calling thread's namespace.
 pub fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().expect("the program ip (package iproute2)");
+    let output = run(Command::new("ip").args(arguments.split(' ')));
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A program has a copy of all that this process has open until it runs.
+static PROGRAMS: Mutex<()> = Mutex::new(());
+
+/// Runs a program to its end.
+pub fn run(command: &mut Command) -> Output {
+    let _alone = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}; install its package, which tests/run lists"))
+}
+
+/// Closes what is `open` for good: no program that another test is starting has a copy.
+pub fn close<T>(open: T) {
+    let _alone = PROGRAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(open);
 }
 
 impl Host {
@@ -42,6 +60,10 @@ impl Host {
         ip(&format!("link add {device} type veth peer name eth0 netns {}", host.thread));
         ip(&format!("link set {device} up"));
         host.run(|| ip("link set eth0 up"));
+        // The kernel may take note of a carrier a second late, and until then IPv6 hears no multicast: neighbours ask in vain.
+        // Asked about one device, it first takes note (linkwatch_sync_dev).
+        ip(&format!("link show dev {device}"));
+        host.run(|| ip("link show dev eth0"));
         host
     }
 

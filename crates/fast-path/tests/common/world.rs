@@ -2,7 +2,10 @@
 
 use std::{ffi::CString, process::Command};
 
-use super::frame::Mac;
+use super::{
+    frame::Mac,
+    hosts::{ip, run},
+};
 
 pub const CLIENT_SIDE: Mac = [2, 0, 0, 0, 1, 1];
 pub const GATEWAY: Mac = [2, 0, 0, 0, 1, 2];
@@ -50,8 +53,7 @@ pub fn enter() {
         route add 198.18.64.0/18 via 198.18.1.2
         route add fd18:64::/48 via fd18:1::2";
     for command in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let output = Command::new("ip").args(command.split(' ')).output().expect("the program ip (package iproute2)");
-        assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
+        ip(command);
     }
     for family in ["ipv4", "ipv6"] {
         for (device, forwards) in [("all", "1"), ("client", "1"), ("server", "1"), ("closed", "0")] {
@@ -61,7 +63,7 @@ pub fn enter() {
 }
 
 pub fn ethtool(arguments: &str) {
-    let output = Command::new("ethtool").args(arguments.split(' ')).output().expect("the program ethtool (package ethtool)");
+    let output = run(Command::new("ethtool").args(arguments.split(' ')));
     assert!(output.status.success(), "ethtool {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
