@@ -23,6 +23,25 @@ fn a_device_that_is_made_anew_is_attached_anew() {
     wait_until("the new device attached", LIMIT, || taken() == 2).unwrap();
 }
 
+/// A device that is down carries nothing, and its first packet when it is up again may come before anyone looks.
+#[test]
+fn a_device_that_was_down_for_a_while_serves_from_its_first_packet() {
+    let scene = Scene::new(Wanted::default());
+    let ip = |command: &str| scene.lab.edge.run(format!("ip {command}").split(' ')).unwrap();
+    let mut flow = scene.flow(scene.target(0, 7000));
+    flow.exchange(LIMIT).unwrap();
+    ip("link set clients down");
+    // What comes up later is attached: so somebody has looked meanwhile.
+    ip("link add spare type veth peer name other");
+    ip("link set spare up");
+    scene.edge.wait_for_log("takes packets device=\"spare\"", LIMIT).unwrap();
+    ip("link set clients up");
+    ip("route add default via 198.18.1.2");
+    flow.exchange(LIMIT).unwrap();
+    scene.flow(scene.target(0, 7000)).exchange(LIMIT).unwrap();
+    assert!(!scene.edge.log().contains("lost a device"), "{}", scene.edge.log());
+}
+
 /// An edge that hangs forwards by a table that nobody keeps; one that runs takes its packets back.
 #[test]
 fn the_programs_of_a_process_that_hangs_can_be_detached() {

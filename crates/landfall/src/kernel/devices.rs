@@ -58,7 +58,8 @@ impl Devices {
     /// Attaches what has come up and lets go of what is gone, now that these devices are `up`.
     pub fn look(&mut self, fast_path: &mut FastPath, up: &Up) {
         self.indices.retain(|device, index| {
-            let there = up.get(device) == Some(index) && fast_path.is_attached(device);
+            // One that is down stays attached: the first packet when it is up again may come before the next look.
+            let there = up.get(device).is_none_or(|now| now == index) && fast_path.is_attached(device);
             if !there {
                 // Err: the link went with the device.
                 let _ = fast_path.detach(device);
@@ -71,26 +72,29 @@ impl Devices {
             None => up.keys().filter(|&device| self.except.as_ref() != Some(device)).cloned().collect(),
         };
         self.failed.retain(|device, _| wanted.contains(device));
-        self.without_xdp.retain(|device, _| self.indices.contains_key(device));
+        self.without_xdp.retain(|device, _| self.indices.contains_key(device) && up.contains_key(device));
         for device in wanted {
-            if self.indices.contains_key(&device) {
-                self.look_for_xdp(fast_path, &device);
-                continue;
-            }
-            let Some(&index) = up.get(&device) else {
-                let reason = format!("device {device} is down, or is none of this host's: set it up, or name another");
-                self.fails(device, reason);
-                continue;
-            };
-            match fast_path.attach(&device) {
-                Ok(()) => {
-                    tracing::info!(device, "the fast path takes packets");
-                    self.failed.remove(&device);
-                    self.look_for_xdp(fast_path, &device);
-                    self.indices.insert(device, index);
+            match (up.get(&device), self.indices.contains_key(&device)) {
+                (Some(_), true) => self.look_for_xdp(fast_path, &device),
+                (Some(&index), false) => self.attach(fast_path, device, index),
+                (None, true) => {}
+                (None, false) => {
+                    let reason = format!("device {device} is down, or is none of this host's: set it up, or name another");
+                    self.fails(device, reason);
                 }
-                Err(error) => self.fails(device, error.to_string()),
             }
+        }
+    }
+
+    fn attach(&mut self, fast_path: &mut FastPath, device: String, index: u32) {
+        match fast_path.attach(&device) {
+            Ok(()) => {
+                tracing::info!(device, "the fast path takes packets");
+                self.failed.remove(&device);
+                self.look_for_xdp(fast_path, &device);
+                self.indices.insert(device, index);
+            }
+            Err(error) => self.fails(device, error.to_string()),
         }
     }
 
