@@ -2,7 +2,7 @@
 /*
  * Landfall's fast path: decides and forwards whole UDP listeners at the ingress of a device.
  *
- * Read in the order of a packet: packet.h, then here, flows.h (choose.h, limits.h, siphash.h, transparent.h), move.h,
+ * Read in the order of a packet: packet.h, then here, flows.h (choose.h, limits.h, siphash.h, transparent.h, place.h), move.h,
  * translate.h, next_hop.h, rewrite.h.
  */
 #include "move.h"
@@ -63,7 +63,7 @@ static __always_inline int client_passage(const struct packet *p, u32 number, st
 	passage->now = bpf_ktime_get_coarse_ns();
 	if (!listener)
 		return DROP_LOCAL_ERROR;
-	passage->flow = flow_by_key(&key, &passage->ref);
+	passage->flow = flow_of_client(passage, &key, transparent && listener->flags & LISTENER_TRANSPARENT, p->v6);
 	if (!passage->flow) {
 		refused = open_flow(passage, &key, listener, number, p->v6);
 		if (refused >= 0 || !passage->flow)
@@ -116,7 +116,7 @@ static __always_inline int endpoint_passage(const struct packet *p, const struct
 	if (!is_endpoint(&passage->route, &p->src, p->sport))
 		return DROP_NOT_FROM_ENDPOINT;
 	life = READ_ONCE(passage->flow->life);
-	if ((STATE(life) & ~MOVING) == UNANSWERED)
+	if (is_live(life) && (u32)GENERATION(life) == passage->ref.generation && !is_answered(life))
 		swap_life(passage->flow, life, life | ANSWERED);
 	touch(passage);
 	return -1;

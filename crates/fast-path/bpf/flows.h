@@ -6,7 +6,6 @@
 #include "limits.h"
 #include "siphash.h"
 
-#define PORT_PROBES 128
 #define EVICTION_TRIES 128
 #define NOWHERE (~0u)
 
@@ -17,6 +16,7 @@ struct passage {
 	union route route;
 	enum direction direction;
 	bool warm; /* something came in the same second before: the flow may remember its way */
+	u64 hash; /* of a client's datagram: place_hash() */
 	u32 id;	   /* for the rest of a datagram in fragments */
 	u64 now;
 };
@@ -34,6 +34,11 @@ static __always_inline bool swap_life(struct flow *flow, u64 from, u64 to)
 static __always_inline bool is_live(u64 life)
 {
 	return STATE(life) >= UNANSWERED;
+}
+
+static __always_inline bool is_answered(u64 life)
+{
+	return (life & ANSWERED) == ANSWERED;
 }
 
 /* The flow that `ref` meant, while it lives. */
@@ -60,6 +65,7 @@ static __noinline struct flow *flow_by_key(const struct flow_key *key, struct fl
 }
 
 #include "transparent.h"
+#include "place.h"
 
 /* Gives back all that a flow held which this processor has made BUSY, and its place `index`. */
 static __noinline int clear_up(struct flow *flow, u32 index, enum end reason)
@@ -70,7 +76,9 @@ static __noinline int clear_up(struct flow *flow, u32 index, enum end reason)
 	struct counts *counts;
 	u32 number = flow->route.listener;
 
+	set_tag(index, 0);
 	bpf_map_delete_elem(&flow_refs, &flow->key);
+	count_hash(place_hash(&flow->key), -1);
 	disclaim(&flow->key, &flow->route, index);
 	listener = bpf_map_lookup_elem(&listeners, &number);
 	state = bpf_map_lookup_elem(&listener_states, &number);
@@ -136,78 +144,12 @@ static __always_inline u32 evict_oldest(const struct listener *listener, struct 
 	return at;
 }
 
-static __always_inline struct flow *take(u32 index, struct flow_ref *ref)
-{
-	struct flow *flow = flow_at(index);
-	u64 life;
-
-	if (!flow)
-		return NULL;
-	life = READ_ONCE(flow->life);
-	if (STATE(life) != FREE || !swap_life(flow, life, LIFE(GENERATION(life) + 1, BUSY)))
-		return NULL;
-	ref->index = index;
-	ref->generation = (u32)(GENERATION(life) + 1);
-	return flow;
-}
-
-/* Places that a flow may have: so many blocks of 65536, and in each of them so many ports. */
-struct pool {
-	u32 block;
-	u32 blocks;
-	u32 port;
-	u32 ports;
-};
-
-/* Zero, which the verifier does not know: it would go through all that follows once for each pool. */
-static volatile u32 nothing;
-
-/* The places of transparent flows, or the NAT ports of a family. */
-static __always_inline void pool_of(struct pool *pool, bool own, bool v6)
-{
-	u32 zero = nothing;
-
-	pool->block = zero + (own ? nat_v4 + nat_v6 : v6 ? nat_v4 : 0);
-	pool->blocks = zero + (own ? transparent : v6 ? nat_v6 : nat_v4);
-	pool->port = zero + (own ? 0 : nat_first);
-	pool->ports = zero + (own ? PORTS : nat_count);
-}
-
-/* Takes a place for the flow, which is a NAT port but for transparent flows: pseudo-random ones until one is free. */
-static __noinline struct flow *reserve(const struct pool *pool, u32 seed, u32 step, struct flow_ref *ref)
-{
-	u32 at = seed, block, port;
-	struct flow *flow;
-
-	if (!pool->blocks)
-		return NULL;
-	for (int i = 0; i < PORT_PROBES; i++) {
-		block = pool->block + ((at >> 16) * pool->blocks >> 16);
-		port = pool->port + ((at & 0xffff) * pool->ports >> 16);
-		flow = take(block << 16 | port, ref);
-		if (flow)
-			return flow;
-		at += step;
-	}
-	return NULL;
-}
-
-/* Where to look for a port: unlike the flow hash, also different for each flow of a client with affinity. */
-static __always_inline u64 port_seed(u64 hash, const struct flow_key *key)
-{
-	u64 x = hash ^ ((u64)key->client_port << 16 | key->vip_port) * 0x9e3779b97f4a7c15ull ^ key->vip.word[3];
-
-	x = (x ^ x >> 33) * 0xff51afd7ed558ccdull;
-	x = (x ^ x >> 33) * 0xc4ceb9fe1a85ec53ull;
-	return x ^ x >> 33;
-}
-
 /* Opens a flow for a packet that has none, into `passage`. Gives -1, or why not. */
 static __noinline int open_flow(struct passage *passage, const struct flow_key *key, struct listener *listener, u32 number,
 				bool v6)
 {
 	struct listener_state *state = bpf_map_lookup_elem(&listener_states, &number);
-	u64 hash, seed, position;
+	u64 hash, position;
 	union route route = { .listener = number };
 	struct table *table;
 	struct flow_ref *entry;
@@ -225,11 +167,13 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 		return DROP_LOCAL_ERROR;
 	if (!key->client_port)
 		return DROP_NO_SOURCE_PORT;
-	/* Where an endpoint sees such a client, its answer would be taken for a client's, and be answered for ever. */
-	if (is_nobody(&key->client, v6) || bpf_map_lookup_elem(&own_addresses, &key->client))
+	if (is_nobody(&key->client, v6))
 		return DROP_INVALID_SOURCE;
 	if (!is_admitted(listener, key))
 		return DROP_DENIED;
+	/* Where an endpoint sees such a client, its answer would be taken for a client's, and be answered for ever. */
+	if (bpf_map_lookup_elem(&own_addresses, &key->client))
+		return DROP_INVALID_SOURCE;
 	hash = flow_hash(hash_seed, key, listener->flags & LISTENER_SOURCE_IP);
 	route.slot = hash >> 48;
 	if (!choose(table, key, v6, &route))
@@ -261,8 +205,7 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	refused = DROP_CLIENT_IP_IN_USE;
 	if (falls_back && !pool.blocks)
 		goto release;
-	seed = port_seed(hash, key);
-	flow = reserve(&pool, (u32)seed, (u32)(seed >> 32) | 1, &passage->ref);
+	flow = reserve(&pool, passage->hash, &passage->ref);
 	refused = DROP_NO_NAT_PORT;
 	if (!flow) {
 		at = evict_oldest(listener, state);
@@ -274,6 +217,7 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	flow->route.whole = route.whole;
 	flow->last = passage->now;
 	swap_life(flow, LIFE(passage->ref.generation, BUSY), LIFE(passage->ref.generation, UNANSWERED));
+	count_hash(passage->hash, 1);
 
 	taken = claim(key, &route, &passage->ref);
 	if (!taken) {
@@ -282,7 +226,9 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 			disclaim(key, &route, passage->ref.index);
 	}
 	if (taken) {
-		swap_life(flow, LIFE(passage->ref.generation, UNANSWERED), LIFE(passage->ref.generation, FREE));
+		count_hash(passage->hash, -1);
+		/* Whatever came for it meanwhile. */
+		__sync_lock_test_and_set(&flow->life, LIFE(passage->ref.generation, FREE));
 		/* Another processor was faster with the same flow: then that one is the flow. */
 		passage->flow = flow_by_key(key, &passage->ref);
 		if (!passage->flow && own) {
@@ -292,6 +238,10 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 		refused = passage->flow ? -1 : own ? DROP_CLIENT_IP_IN_USE : DROP_LOCAL_ERROR;
 		goto release;
 	}
+	set_tag(passage->ref.index, tag_of(passage->hash));
+	/* If it has ended already, nobody else would take the tag away, and the place would be taken for good. */
+	if (!flow_of(&passage->ref))
+		set_tag(passage->ref.index, 0);
 	if (falls_back)
 		count_fallback(number);
 	passage->flow = flow;

@@ -6,6 +6,8 @@
 
 /* Constants of one load; the loader fills them in before the program is verified. */
 const volatile u64 hash_seed = 0;
+const volatile u64 place_keys[10] = {}; /* follow from it */
+const volatile u32 place_shift = 0; /* hash >> this is which count of `hashes` */
 const volatile u32 nat_v4 = 0; /* NAT addresses of IPv4 come first, */
 const volatile u32 nat_v6 = 0; /* then those of IPv6 */
 const volatile u32 nat_first = 0;
@@ -101,6 +103,22 @@ struct {
 	__type(value, struct flow_ref);
 } flow_refs SEC(".maps");
 
+/* Of each group of eight places, a byte of the 5-tuple that can be found there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} tags SEC(".maps");
+
+/* How many flows there are of each hash: four bytes of counts in a word. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} hashes SEC(".maps");
+
 /* Transparent flows as their endpoints see them: `vip` is the endpoint. An entry lives as long as its flow is there. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -140,19 +158,17 @@ struct {
 	__type(value, u32);
 } denied SEC(".maps");
 
-/* Networks of one address. */
+/* Networks of one address; those beyond stand in the tries. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1048576);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
 	__type(key, struct host_key);
 	__type(value, u32);
 } allowed_hosts SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1048576);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
 	__type(key, struct host_key);
 	__type(value, u32);
 } denied_hosts SEC(".maps");

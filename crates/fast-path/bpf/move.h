@@ -11,21 +11,23 @@
  */
 static __noinline int fall_back(struct passage *passage, struct flow *old, const union route *to, bool v6)
 {
-	u64 seed = port_seed(passage->now, &old->key), life;
+	u64 hash = place_hash(&old->key), life;
 	struct flow_ref ref;
 	struct flow *flow;
 	struct pool pool;
 
 	pool_of(&pool, false, v6);
-	flow = reserve(&pool, (u32)seed, (u32)(seed >> 32) | 1, &ref);
+	flow = reserve(&pool, hash, &ref);
 	if (!flow)
 		return pool.blocks ? DROP_NO_NAT_PORT : DROP_CLIENT_IP_IN_USE;
 	flow->key = old->key;
 	flow->route.whole = to->whole;
 	flow->last = passage->now;
 	life = READ_ONCE(old->life);
-	swap_life(flow, LIFE(ref.generation, BUSY), LIFE(ref.generation, STATE(life) & ~MOVING));
+	swap_life(flow, LIFE(ref.generation, BUSY), LIFE(ref.generation, STATE(life) & ANSWERED));
 	bpf_map_update_elem(&flow_refs, &flow->key, &ref, BPF_EXIST);
+	set_tag(ref.index, tag_of(hash));
+	set_tag(passage->ref.index, 0);
 	disclaim(&old->key, &old->route, passage->ref.index);
 	/* Nobody else ends it while it moves; what others may have added is that it was answered. */
 	__sync_lock_test_and_set(&old->life, LIFE(GENERATION(life), FREE));

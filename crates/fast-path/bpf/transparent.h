@@ -27,9 +27,9 @@ static __always_inline void seen_by(struct flow_key *seen, const union address *
 
 static __always_inline bool is_same_flow(const struct flow_key *one, const struct flow_key *other)
 {
-	const u64 *a = (const u64 *)one, *b = (const u64 *)other;
+	const volatile u64 *a = (const u64 *)one, *b = (const u64 *)other;
 
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4];
+	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) | (a[4] ^ b[4]));
 }
 
 /* The flow of a packet between an endpoint and a client, as `seen_by` puts it. */

@@ -109,7 +109,7 @@ pub struct NatPool {
 }
 
 impl NatPool {
-    /// How many flows of one family can be at once. Beyond some 80 % of it the search for a port may come to nothing.
+    /// How many flows of one family can be at once. Beyond some 90 % of it the search for a port may come to nothing.
     pub fn capacity(&self, v6: bool) -> usize {
         self.addresses.iter().filter(|address| address.is_ipv6() == v6).count() * self.ports.len()
     }

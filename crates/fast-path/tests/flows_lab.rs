@@ -9,6 +9,7 @@ use std::{
     collections::HashSet,
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -61,6 +62,23 @@ fn lists_that_do_not_fit_leave_those_in_force() {
     assert!(send(&fast_path, client(10_000)).is_some());
     fast_path.set_access(deny(Vec::new())).unwrap();
     assert!(send(&fast_path, client(0)).is_some());
+}
+
+#[test]
+fn addresses_that_do_not_fit_among_their_like_stand_among_networks() {
+    let mut fast_path = load(listener(0, 7000), 1000);
+    let addresses: Vec<ipnet::IpNet> =
+        (0..70_000_u32).map(|number| IpAddr::from((0xc612_4000 + number).to_be_bytes()).into()).collect();
+    let lists = |deny: &[ipnet::IpNet]| vec![(0, Access { allow: Vec::new(), deny: deny.to_vec() })];
+    for denied in [&addresses[..], &addresses[1..69_999], &[]] {
+        fast_path.set_access(lists(denied)).unwrap();
+        for number in [0_u32, 1, 40_000, 65_535, 65_536, 69_998, 69_999, 70_000] {
+            let client =
+                SocketAddr::new(IpAddr::from((0xc612_4000 + number).to_be_bytes()), 4000 + u16::from(denied.len() == 69_998));
+            let is_denied = denied.contains(&client.ip().into());
+            assert_eq!(send(&fast_path, client).is_none(), is_denied, "{client}, {} denied", denied.len());
+        }
+    }
 }
 
 /// Puts a datagram of a client through the program; its flow, if it has one then.
@@ -116,7 +134,8 @@ fn every_port_can_be_used_and_then_the_oldest_unanswered_makes_room() {
     let fast_path = load(listener(0, 7000), 64);
     let mut next = 0;
     while fast_path.flows().count() < 64 {
-        send(&fast_path, client(next));
+        let flow = send(&fast_path, client(next));
+        assert!(flow.is_some() || next > 57, "none is refused up to 90 %");
         next += 1;
     }
     assert!(next < 200, "the search finds the last ports too: {next}");
@@ -185,6 +204,41 @@ fn processors_that_open_the_same_flows_at_once_agree() {
     let counted = counters(&fast_path);
     assert_eq!((counted.opened, counted.active, counted.to_endpoint.packets), (5000, 5000, 20_000));
     assert_eq!(counted.drops, [0; DropReason::COUNT]);
+}
+
+#[test]
+fn an_answer_brings_no_ended_flow_back() {
+    const PORTS: u16 = 8;
+    let mut fast_path = load(listener(0, 7000), PORTS);
+    let answers = (0..PORTS).map(|port| {
+        let mut answer = Datagram::new(at("198.18.2.2:7000"), SocketAddr::new("198.18.2.1".parse().unwrap(), 40_000 + port));
+        answer.macs = (world::ENDPOINTS[0], world::SERVER_SIDE);
+        answer.frame()
+    });
+    let answers: Vec<_> = answers.collect();
+    for round in 1..=200 {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Each makes the oldest unanswered one go, until all have been answered.
+            scope.spawn(|| {
+                (0..200).find(|number| send(&fast_path, client(round * 200 + number)).is_none());
+                over.store(true, Ordering::Relaxed);
+            });
+            while !over.load(Ordering::Relaxed) {
+                for answer in &answers {
+                    test_support::run(&fast_path, answer, world::number("server"), 1).unwrap();
+                }
+            }
+        });
+        let flows: Vec<_> = fast_path.flows().collect();
+        for flow in &flows {
+            let found = fast_path.flow(flow.client, at(VIP)).unwrap().map(|found| found.nat);
+            assert_eq!(found, Some(flow.nat), "round {round}");
+        }
+        assert_eq!(counters(&fast_path).active, flows.len() as u64, "round {round}");
+        fast_path.sweep(clock() + 31 * SECOND).unwrap();
+        assert_eq!((counters(&fast_path).active, fast_path.flows().count()), (0, 0), "round {round}");
+    }
 }
 
 #[test]

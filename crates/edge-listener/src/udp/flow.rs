@@ -90,10 +90,6 @@ impl Udp {
         if client.port() == 0 || client.ip().is_unspecified() {
             return Err(DropReason::NoSourcePort);
         }
-        // The answer would come back here, and be answered for ever. Linux takes such datagrams over IPv6.
-        if context.shared.settings.serves_udp(client) {
-            return Err(DropReason::InvalidSource);
-        }
         // The kernel has not told it: a reply would leave from another.
         if port == 0 {
             return Err(DropReason::LocalError);
@@ -101,6 +97,10 @@ impl Udp {
         // Before anything is computed for it.
         if !context.shared.access.admits(listener, client.ip()) {
             return Err(DropReason::Denied);
+        }
+        // The answer would come back here, and be answered for ever. Linux takes such datagrams over IPv6.
+        if context.shared.settings.serves_udp(client) {
+            return Err(DropReason::InvalidSource);
         }
         let slot = classifier.slot(&FlowKey { protocol: Protocol::Udp, client, to });
         if context.shared.routes.choose(listener, slot).is_none() {

@@ -1,9 +1,9 @@
 //! Whom listeners serve: lists of networks, each under a version of its own. One word makes a version the one in force, so no packet sees
-//! half of a list. Networks of one address are kept apart, where they are found faster.
+//! half of a list. Networks of one address are kept apart, where they are found faster, as many as fit there.
 
 use std::collections::HashSet;
 
-use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
+use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
 use ipnet::IpNet;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Access, Error};
 
-/// Networks that the kernel holds, of those to allow and of those to deny: `max_entries` of `allowed`, `denied` and the same of hosts.
+/// Networks that the kernel holds, of those to allow and of those to deny: `max_entries` of `allowed` and `denied`.
 const MOST_NETWORKS: usize = 1 << 20;
 
 type Trie = LpmTrie<MapData, AccessKey, u32>;
@@ -70,10 +70,12 @@ impl super::Maps {
     fn write(&mut self, version: u32, access: &Access) -> Result<(), Error> {
         for (lists, networks) in self.lists(access) {
             for network in networks {
-                let written = match is_host(network) {
-                    true => lists.hosts.insert(host_key(version, network), 1, 0),
-                    false => lists.networks.insert(&key(version, network), 1, 0),
+                let written = is_host(network).then(|| lists.hosts.insert(host_key(version, network), 1, 0));
+                let written = match written {
+                    Some(Err(error)) if is_full(&error) => None,
+                    written => written,
                 };
+                let written = written.unwrap_or_else(|| lists.networks.insert(&key(version, network), 1, 0));
                 written.map_err(failed("write a network to allow or deny"))?;
             }
         }
@@ -85,11 +87,10 @@ impl super::Maps {
         for (lists, networks) in self.lists(access) {
             let distinct: HashSet<_> = networks.iter().map(IpNet::trunc).collect();
             for network in &distinct {
-                let removed = match is_host(network) {
-                    true => lists.hosts.remove(&host_key(version, network)),
-                    false => lists.networks.remove(&key(version, network)),
-                };
-                if let Err(error) = removed {
+                if is_host(network) && lists.hosts.remove(&host_key(version, network)).is_ok() {
+                    continue;
+                }
+                if let Err(error) = lists.networks.remove(&key(version, network)) {
                     result = Err(failed("remove a network to allow or deny")(error));
                 }
             }
@@ -107,6 +108,10 @@ struct Lists<'a> {
 /// Whether it is one address.
 pub(super) fn is_host(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
+}
+
+fn is_full(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG))
 }
 
 fn host_key(version: u32, network: &IpNet) -> HostKey {

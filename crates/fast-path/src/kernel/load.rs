@@ -25,6 +25,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/fast_path.o");
 
 /// Flows that processors may be setting up at once beyond those there is a port for.
 const SLACK: usize = 1024;
+/// The tag of a place that there is not.
+const NO_PLACE: u8 = 0xff;
 
 impl FastPath {
     /// Loads the fast path. Nothing is forwarded before a table is published and a device attached.
@@ -136,10 +138,15 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
     let (nat_v4, nat_v6) = (number(settings.nat.addresses.len() - v6)?, number(v6)?);
     let (nat_first, nat_count) = (u32::from(*settings.nat.ports.start()), number(settings.nat.ports.len())?);
     let (no_listener, transparent) = (number(listeners)?, number(sizes.blocks)?);
+    // One count for each place, or up to two.
+    let place_bits = sizes.places.next_power_of_two().ilog2();
+    let (place_shift, place_keys) = (u64::BITS - place_bits, place_keys(settings.hash_seed));
     let strays = u32::from(settings.shared_with_sockets);
     let mut loader = EbpfLoader::new();
     loader
         .override_global("hash_seed", &settings.hash_seed, true)
+        .override_global("place_keys", &place_keys, true)
+        .override_global("place_shift", &place_shift, true)
         .override_global("nat_v4", &nat_v4, true)
         .override_global("nat_v6", &nat_v6, true)
         .override_global("nat_first", &nat_first, true)
@@ -158,6 +165,8 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
         ("told_at", settings.max_endpoints),
         ("flows", sizes.places),
         ("flow_refs", sizes.capacity + SLACK),
+        ("tags", sizes.places >> 3),
+        ("hashes", 1 << place_bits >> 2),
         ("reply_refs", if sizes.blocks > 0 { sizes.transparent + SLACK } else { 1 }),
         ("order", ring),
         ("clients", clients),
@@ -168,6 +177,18 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
         EbpfError::MapError(error) => refused_map(&error),
         EbpfError::ProgramError(error) => refused_program(&error),
         error => Unavailable::Kernel(with_causes(&error)),
+    })
+}
+
+/// What first places in the flow table are computed with: numbers without a pattern, which follow from the seed (`SplitMix64`; Steele,
+/// Lea and Flood, 2014).
+fn place_keys(seed: u64) -> [u64; 10] {
+    let mut state = seed;
+    std::array::from_fn(|_| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
     })
 }
 
@@ -186,6 +207,16 @@ fn write_constants(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), MapError>
     let mut addresses: KernelMap<_, layout::Address, OwnAddress> = ebpf.map_mut("own_addresses").ok_or_else(none)?.try_into()?;
     for (&ip, what) in &own {
         addresses.insert(layout::address(ip), what, 0)?;
+    }
+    // Places beside the NAT ports, in the groups that have some of them.
+    let mut tags: Array<_, u64> = ebpf.map_mut("tags").ok_or_else(none)?.try_into()?;
+    let (first, last) = (u32::from(*settings.nat.ports.start()), u32::from(*settings.nat.ports.end()));
+    for block in (0u32..).take(settings.nat.addresses.len()) {
+        for group in [first >> 3, last >> 3] {
+            let places = (0..8).filter(|place| !(first..=last).contains(&(group << 3 | place)));
+            let none = places.fold(0, |tags, place| tags | u64::from(NO_PLACE) << (8 * place));
+            tags.set(block << 13 | group, none, 0)?;
+        }
     }
     let mut ports = vec![Ports { listener: [0; 1 << 16] }; 1];
     for (number, listener) in (1u16..).zip(&settings.listeners) {
@@ -254,8 +285,8 @@ impl FastPath {
             | flag(settings.keep, layout::LISTENER_KEEP)
             | flag(settings.carry_dscp, layout::LISTENER_CARRY_DSCP)
             | flag(self.draining, layout::LISTENER_DRAINING)
-            | flag(!allow.iter().all(is_host), layout::LISTENER_ALLOW)
-            | flag(!deny.iter().all(is_host), layout::LISTENER_DENY)
+            | flag(!allow.is_empty(), layout::LISTENER_ALLOW)
+            | flag(!deny.is_empty(), layout::LISTENER_DENY)
             | flag(allow.iter().any(is_host), layout::LISTENER_ALLOW_HOSTS)
             | flag(deny.iter().any(is_host), layout::LISTENER_DENY_HOSTS);
         kernel.max_flows = u32::try_from(max_flows).unwrap_or(u32::MAX);
