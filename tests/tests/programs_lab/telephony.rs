@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,11 +14,17 @@ use landfall_tests::wait::Beat;
 
 use super::{LIMIT, Scene, Service, scene};
 
-on_both_paths!(calls_and_their_media_pass_while_the_config_is_reloaded);
+on_both_paths!(
+    calls_and_their_media_pass_while_the_config_is_reloaded,
+    calls_in_progress_outlive_a_drain_and_in_the_kernel_the_edge
+);
 
 const CALLS: usize = 20;
-/// Where the media of the first call comes from; the next follow four ports apart.
-const CALLER_MEDIA: u16 = 20_000;
+const CALLER: &str = include_str!("caller.xml");
+/// Between the two keys of a call.
+const PAUSE: &str = r#"<pause milliseconds="400"/>"#;
+/// In its place: the test presses the second key.
+const GO_ON: &str = r#"<recv request="INFO"/>"#;
 
 /// Calls and media of one client must meet: `b` has so little weight that this client is not among its own. SIPp sends back
 /// what comes to its media port, and answers OPTIONS between calls.
@@ -68,35 +75,105 @@ struct Calls {
     media: Vec<usize>,
 }
 
+impl Calls {
+    /// Every call was answered at once, and all its media came back: two keys, ten packets each.
+    fn perfect() -> Self {
+        Self { successful: CALLS, failed: 0, retransmissions: 0, media: vec![20; CALLS - 1] }
+    }
+}
+
+/// A SIPp that makes [`CALLS`] at once, and where their media come back, but for the first call's.
+struct Caller {
+    client: Namespace,
+    sipp: Process,
+    own: IpAddr,
+    port: u16,
+    directory: PathBuf,
+    phones: Vec<UdpSocket>,
+}
+
+impl Caller {
+    /// Calls `target` from a SIP port of its own, `port`, and media ports that begin with ten times as much.
+    fn start(scene: &Scene, target: IpAddr, scenario: &str, port: u16) -> Self {
+        let client = &scene.lab.client;
+        let own: IpAddr = if target.is_ipv4() { "198.18.1.2" } else { "fd00:18:1::2" }.parse().unwrap();
+        // SIPp sends media from these ports and listens on the first of them alone.
+        let ports = (1..CALLS).map(|call| 10 * port + 4 * u16::try_from(call).unwrap());
+        let phones = ports.map(|port| client.enter(|| UdpSocket::bind((own, port))).unwrap()).collect();
+        let directory = scene.files.path().join(format!("caller-{target}-{port}"));
+        std::fs::create_dir(&directory).unwrap();
+        let [number, media, from] = [CALLS.to_string(), (10 * port).to_string(), port.to_string()];
+        let (own_text, target) = (own.to_string(), SocketAddr::from((target, 5060)).to_string());
+        let from = ["-i", &own_text, "-p", &from, "-mi", &own_text, "-mp", &media];
+        let what = [
+            "-m",
+            &number,
+            "-r",
+            &number,
+            "-max_non_invite_retrans",
+            "2",
+            "-cid_str",
+            "%u-%p",
+            "-trace_stat",
+            "-stf",
+            "calls.csv",
+            &target,
+        ];
+        let sipp = sipp(client, &directory, scenario, &[&from[..], &what[..]].concat());
+        Self { client: client.clone(), sipp, own, port, directory, phones }
+    }
+
+    /// Waits until ten packets of media, those of one key, have come back for each call but the first.
+    fn wait_for_a_key(&self) {
+        for phone in &self.phones {
+            phone.set_read_timeout(Some(LIMIT)).unwrap();
+            for _ in 0..10 {
+                phone.recv(&mut [0; 2048]).unwrap();
+            }
+        }
+    }
+
+    /// Lets calls that wait for it go on.
+    fn go_on(&self) {
+        let socket = self.client.enter(|| UdpSocket::bind((self.own, 0))).unwrap();
+        for call in 1..=CALLS {
+            let text = format!(
+                "INFO sip:caller@{own} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{call}\r\nFrom: <sip:test@{own}>;tag=1\r\n\
+                 To: <sip:caller@{own}>\r\nCall-ID: {call}-{pid}\r\nCSeq: 9 INFO\r\nContent-Length: 0\r\n\r\n",
+                own = self.own,
+                pid = self.sipp.pid()
+            );
+            socket.send_to(text.as_bytes(), (self.own, self.port)).unwrap();
+        }
+    }
+
+    /// Waits for its end, and reads what it came to.
+    fn end(mut self) -> Calls {
+        let status = self.sipp.wait_exit(LIMIT).unwrap();
+        let table = std::fs::read_to_string(self.directory.join("calls.csv")).unwrap();
+        let (names, last) = (table.lines().next().unwrap(), table.lines().last().unwrap());
+        let figures: BTreeMap<_, _> = names.split(';').zip(last.split(';')).collect();
+        let figure = |name| figures[name].parse().unwrap();
+        let calls = Calls {
+            successful: figure("SuccessfulCall(C)"),
+            failed: figure("FailedCall(C)"),
+            retransmissions: figure("Retransmissions(C)"),
+            media: self.phones.iter().map(waiting).collect(),
+        };
+        assert_eq!(status.code(), Some(i32::from(calls.failed > 0)), "{calls:?}");
+        calls
+    }
+}
+
 /// Calls `target`, with `meanwhile` again and again until the last call has ended.
 fn calls(scene: &Scene, target: IpAddr, mut meanwhile: impl FnMut()) -> Calls {
-    let client = &scene.lab.client;
-    let own = if target.is_ipv4() { "198.18.1.2" } else { "fd00:18:1::2" };
-    // SIPp sends media from these ports and listens on the first of them alone.
-    let ports = (1..CALLS).map(|call| CALLER_MEDIA + 4 * u16::try_from(call).unwrap());
-    let phones: Vec<_> =
-        ports.map(|port| client.enter(|| UdpSocket::bind((own.parse::<IpAddr>().unwrap(), port))).unwrap()).collect();
-    let (number, target) = (CALLS.to_string(), SocketAddr::from((target, 5060)).to_string());
-    let media = CALLER_MEDIA.to_string();
-    let options =
-        ["-i", own, "-mi", own, "-mp", &media, "-m", &number, "-r", &number, "-trace_stat", "-stf", "calls.csv", &target];
-    let mut caller = sipp(client, scene.files.path(), include_str!("caller.xml"), &options);
+    let mut caller = Caller::start(scene, target, CALLER, 2_000);
     let mut beat = Beat::every(Duration::from_millis(200));
-    while caller.is_running() {
+    while caller.sipp.is_running() {
         meanwhile();
         beat.wait();
     }
-    caller.wait_success(LIMIT).unwrap();
-    let table = std::fs::read_to_string(scene.files.path().join("calls.csv")).unwrap();
-    let (names, last) = (table.lines().next().unwrap(), table.lines().last().unwrap());
-    let figures: BTreeMap<_, _> = names.split(';').zip(last.split(';')).collect();
-    let figure = |name| figures[name].parse().unwrap();
-    Calls {
-        successful: figure("SuccessfulCall(C)"),
-        failed: figure("FailedCall(C)"),
-        retransmissions: figure("Retransmissions(C)"),
-        media: phones.iter().map(waiting).collect(),
-    }
+    caller.end()
 }
 
 /// How many datagrams wait in a socket. A call ends a quarter of a second after its last one.
@@ -108,10 +185,7 @@ fn waiting(phone: &UdpSocket) -> usize {
 fn calls_and_their_media_pass_while_the_config_is_reloaded(path: Path) {
     for &families in path.families() {
         let scene = scene(path, families, &TELEPHONY);
-        let direct = calls(&scene, scene.direct, || {});
-        println!("directly: {direct:?}");
-        // Two keys, ten packets each.
-        assert_eq!(direct, Calls { successful: CALLS, failed: 0, retransmissions: 0, media: vec![20; CALLS - 1] });
+        assert_eq!(calls(&scene, scene.direct, || {}), Calls::perfect(), "directly");
 
         let mut reloads = 0;
         for &ip in &scene.static_ips {
@@ -125,13 +199,49 @@ fn calls_and_their_media_pass_while_the_config_is_reloaded(path: Path) {
                 reloads += 1;
             });
             println!("{path:?}, to {ip}: {through:?}");
-            assert_eq!(through, direct);
+            assert_eq!(through, Calls::perfect());
         }
         // One flow for the calls, and one for the media of each.
         let flows = scene.static_ips.len() * (1 + CALLS);
         assert_eq!(scene.pinned(flows), [flows, 0], "calls and their media meet");
         println!("{path:?}: {flows} flows, {reloads} reloads");
         assert!(reloads >= 2, "{reloads}");
+        scene.assert_nothing_dropped();
+    }
+}
+
+/// Calls in progress stay where they are while their endpoint drains. When the edge is killed and started anew, their media pass again either way.
+/// SIPp answers a call where its first message came from: to where the kernel's flow comes from again, and in user space no longer.
+fn calls_in_progress_outlive_a_drain_and_in_the_kernel_the_edge(path: Path) {
+    for &families in path.families() {
+        let mut scene = scene(path, families, &TELEPHONY);
+        let ips = scene.static_ips.clone();
+        let of_a_run = ips.len() * (1 + CALLS);
+        let scenario = CALLER.replacen(PAUSE, GO_ON, 1);
+        let held: Vec<_> = ips.iter().map(|&ip| Caller::start(&scene, ip, &scenario, 2_000)).collect();
+        held.iter().for_each(Caller::wait_for_a_key);
+        assert_eq!(scene.pinned(of_a_run), [of_a_run, 0]);
+
+        scene.order(&["drain", "a"]);
+        for &ip in &ips {
+            assert_eq!(Caller::start(&scene, ip, CALLER, 3_000).end(), Calls::perfect(), "to {ip}");
+        }
+        assert_eq!(scene.pinned(2 * of_a_run), [of_a_run; 2], "new calls and their media meet at the other endpoint");
+        scene.assert_nothing_dropped();
+
+        scene.edge.kill().unwrap();
+        scene.start_again();
+        held.iter().for_each(Caller::go_on);
+        let media = vec![10; CALLS - 1];
+        let expected = match path {
+            Path::Kernel => Calls { media, ..Calls::perfect() },
+            // Each asks for its end again, twice, and gives up.
+            Path::User => Calls { successful: 0, failed: CALLS, retransmissions: 2 * CALLS, media },
+        };
+        for caller in held {
+            assert_eq!(caller.end(), expected);
+        }
+        assert_eq!(scene.pinned(of_a_run), [of_a_run, 0]);
         scene.assert_nothing_dropped();
     }
 }
