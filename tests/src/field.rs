@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -32,6 +32,10 @@ Content-Length: 0
   ]]></send>
 </scenario>
 "#;
+
+/// What makes the engine OpenArena, as Debian's own scripts set it: its protocol is an old one by a number of its own.
+const OPENARENA: [(&str, &str); 4] =
+    [("com_basegame", "baseoa"), ("com_protocol", "71"), ("com_legacyprotocol", "71"), ("ttycon", "0")];
 
 /// A namespace and a directory for the servers in it.
 pub struct Field<'a> {
@@ -150,7 +154,7 @@ impl<'a> Field<'a> {
         self.spawn("/usr/sbin/unbound", ["-d", "-c", &config])
     }
 
-    /// OpenArena on port 27960 of `address`, unknown to any master server.
+    /// OpenArena on port 27960 of `address`, unknown to any master server. It heeds all that a player says, however fast it comes.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -159,7 +163,6 @@ impl<'a> Field<'a> {
         // The families that it serves, as bits, and the address and port of each.
         let (families, ip, port) = if v6 { ("2", "net_ip6", "net_port6") } else { ("1", "net_ip", "net_port") };
         let settings = [
-            ("com_basegame", "baseoa"),
             ("fs_basepath", "/usr/lib/openarena-server"),
             ("fs_homepath", &home),
             // 1 is a server of the local network; 2 would announce itself.
@@ -167,10 +170,39 @@ impl<'a> Field<'a> {
             ("net_enabled", families),
             (ip, &address),
             (port, "27960"),
-            ("ttycon", "0"),
+            ("sv_floodProtect", "0"),
         ];
-        let words = settings.iter().flat_map(|(name, value)| ["+set", name, value]).chain(["+map", "oa_dm1"]);
+        let words = OPENARENA.iter().chain(&settings).flat_map(|(name, value)| ["+set", name, value]).chain(["+map", "oa_dm1"]);
         self.spawn("/usr/lib/ioquake3/ioq3ded", words)
+    }
+
+    /// A player of OpenArena, who joins the server at `address`, and whose commands come from standard input. What is to be seen is drawn, small
+    /// and plain, but on no display.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn openarena_player(&self, name: &str, address: SocketAddr) -> Result<Process> {
+        let (home, address) = (self.path(name).display().to_string(), address.to_string());
+        let families = if address.starts_with('[') { "2" } else { "1" };
+        let settings = [
+            ("fs_basepath", "/usr/lib/openarena"),
+            ("fs_homepath", &home),
+            ("net_enabled", families),
+            ("name", name),
+            ("cl_motd", "0"),
+            ("s_initsound", "0"),
+            ("cl_renderer", "opengl1"),
+            ("r_mode", "-1"),
+            ("r_customwidth", "160"),
+            ("r_customheight", "120"),
+            ("r_picmip", "6"),
+            ("r_vertexLight", "1"),
+            ("com_maxfps", "20"),
+        ];
+        let words = OPENARENA.iter().chain(&settings).flat_map(|(name, value)| ["+set", name, value]);
+        let mut command = self.command("/usr/lib/ioquake3/ioquake3", words.chain(["+connect", &address]));
+        command.env("SDL_VIDEODRIVER", "offscreen").env("LP_NUM_THREADS", "0");
+        Process::spawn_with_stdin(Some(self.namespace), command)
     }
 
     /// A file of the directory.
@@ -185,9 +217,13 @@ impl<'a> Field<'a> {
     }
 
     fn spawn<'w>(&self, program: &str, words: impl IntoIterator<Item = &'w str>) -> Result<Process> {
+        self.namespace.spawn(self.command(program, words))
+    }
+
+    fn command<'w>(&self, program: &str, words: impl IntoIterator<Item = &'w str>) -> Command {
         let mut command = Command::new(program);
         command.args(words).current_dir(self.directory).env("HOME", self.directory).env("TERM", "dumb");
-        self.namespace.spawn(command)
+        command
     }
 
     fn cannot(&self, operation: &str, subject: &str, cause: impl Display) -> Failure {

@@ -52,7 +52,8 @@ struct Scene {
     static_ips: Vec<IpAddr>,
     /// The endpoint `a`.
     direct: IpAddr,
-    _servers: Vec<Process>,
+    /// Those of `a` and `b`.
+    servers: Vec<Process>,
     lab: Lab,
     files: tempfile::TempDir,
 }
@@ -82,7 +83,7 @@ fn scene(path: Path, families: Families, service: &Service) -> Scene {
         wait_until(&format!("{name} healthy"), LIMIT, is_healthy).unwrap_or_else(|failure| panic!("{failure}\n{}", edge.log()));
     }
     let static_ips = families.static_ips().into_iter().step_by(2).collect();
-    Scene { edge, path, config, static_ips, direct: a, _servers: servers.into(), lab, files }
+    Scene { edge, path, config, static_ips, direct: a, servers: servers.into(), lab, files }
 }
 
 impl Scene {
