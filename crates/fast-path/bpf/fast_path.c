@@ -2,8 +2,8 @@
 /*
  * Landfall's fast path: decides and forwards whole UDP listeners at the ingress of a device.
  *
- * Read in the order of a packet: packet.h, then here, flows.h (choose.h, limits.h, siphash.h, transparent.h, place.h), move.h,
- * translate.h, next_hop.h, rewrite.h.
+ * Read in the order of a packet: packet.h, then here, reverse_path.h, flows.h (choose.h, limits.h, siphash.h, transparent.h,
+ * place.h), move.h, translate.h, next_hop.h, rewrite.h.
  */
 #include "move.h"
 #include "translate.h"
@@ -38,6 +38,7 @@ static __always_inline struct flow *live_flow(struct flow_ref *ref)
 }
 
 #include "icmp.h"
+#include "reverse_path.h"
 #include "too_big.h"
 #include "way.h"
 
@@ -45,7 +46,7 @@ static __always_inline struct flow *live_flow(struct flow_ref *ref)
  * The passage of a client's datagram: its flow, opened if there is none, moved if it must leave its endpoint. Gives -1,
  * or why it is refused.
  */
-static __always_inline int client_passage(const struct packet *p, u32 number, struct passage *passage)
+static __always_inline int client_passage(void *ctx, const struct packet *p, u32 number, struct passage *passage)
 {
 	struct listener *listener = bpf_map_lookup_elem(&listeners, &number);
 	struct flow_key key = {
@@ -65,6 +66,8 @@ static __always_inline int client_passage(const struct packet *p, u32 number, st
 		return DROP_LOCAL_ERROR;
 	passage->flow = flow_of_client(passage, &key, transparent && listener->flags & LISTENER_TRANSPARENT, p->v6);
 	if (!passage->flow) {
+		if (comes_from_elsewhere(ctx, p))
+			return DROP_REVERSE_PATH;
 		refused = open_flow(passage, &key, listener, number, p->v6);
 		if (refused >= 0 || !passage->flow)
 			return refused;
@@ -125,7 +128,7 @@ static __always_inline int endpoint_passage(const struct packet *p, const struct
 static __noinline int from_client(struct __sk_buff *skb, const struct packet *p, u32 number)
 {
 	struct passage passage = {};
-	int refused = client_passage(p, number, &passage);
+	int refused = client_passage(skb, p, number, &passage);
 
 	if (refused >= 0 || !passage.flow)
 		return drop(number, refused);

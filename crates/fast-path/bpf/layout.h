@@ -208,6 +208,7 @@ enum drop {
 	DROP_DRAINING,
 	DROP_NO_SOURCE_PORT,
 	DROP_INVALID_SOURCE,
+	DROP_REVERSE_PATH,
 	DROP_ENDPOINT_UNREACHABLE,
 	DROP_CLIENT_UNREACHABLE,
 	DROP_TOO_BIG,
@@ -254,6 +255,15 @@ struct endpoint_counts {
 struct device {
 	u8 mac[6];
 	u16 flags;
+};
+
+#define RP_FILTER_STRICT 1 /* any other but 0 is loose */
+
+/* What the reverse path filter of the host asks of new flows that come by a device. */
+struct reverse_path {
+	u32 filter; /* rp_filter, or 0 */
+	u32 from;   /* the device to ask from: loopback, as the host does, or the device itself */
+	u32 group;  /* the same for all devices of one multipath route; else the device, or the bridge or bond that it is a port of */
 };
 
 /* By which device a packet from `src` to `dst` would leave that came in at `device`. */

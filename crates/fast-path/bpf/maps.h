@@ -219,6 +219,23 @@ struct {
 	__type(value, struct bpf_devmap_val);
 } xdp_ports SEC(".maps");
 
+/* By index, the devices that are asked for the way back. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, u32);
+	__type(value, struct reverse_path);
+} reverse_paths SEC(".maps");
+
+/* How many of them there are: to look for one in vain would cost a new flow more than to know that there is none. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u32);
+} reverse_path_count SEC(".maps");
+
 /* When the process was last told of an endpoint's ICMP error. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -116,7 +116,7 @@ static __noinline int carry(struct xdp_md *ctx, const struct packet *p, struct p
 static __noinline int client_frame(struct xdp_md *ctx, const struct packet *p, u32 number, u32 flags)
 {
 	struct passage passage = {};
-	int refused = client_passage(p, number, &passage);
+	int refused = client_passage(ctx, p, number, &passage);
 
 	if (refused < 0 && passage.flow)
 		return carry(ctx, p, &passage, flags);

@@ -8,7 +8,7 @@
 //! 2. `bpf/fast_path.c`: which listener has the port, or which flow has the NAT port. A NAT port belongs to one flow whatever its
 //!    endpoint, so it *is* the flow: its place in the flow table. A reply is found without a hash, unless its flow is transparent
 //!    (`bpf/transparent.h`): then it is addressed to the client, and found by both ends.
-//! 3. `bpf/flows.h`: a packet without a flow opens one. The flow hash (`bpf/siphash.h`) gives the slot, the slot the endpoint
+//! 3. `bpf/flows.h`: a packet without a flow opens one, unless the host's `rp_filter` refuses it (`bpf/reverse_path.h`). The flow hash (`bpf/siphash.h`) gives the slot, the slot the endpoint
 //!    (`bpf/choose.h`), unless a limit refuses (`bpf/limits.h`). When a listener is full, its oldest flow that was never answered makes
 //!    room.
 //! 4. `bpf/move.h`: a flow that must leave its endpoint moves. `bpf/translate.h`: addresses and ports on the other side.

@@ -45,6 +45,8 @@ reasons! {
         NoSourcePort = "no_source_port",
         /// The packet came from an address that no host has, such as a loopback or multicast one.
         InvalidSource = "invalid_source",
+        /// The host's `rp_filter` refuses a new flow: its routing does not lead back by where the packet came in, or not at all.
+        ReversePath = "reverse_path",
         /// The host has no route to the endpoint.
         EndpointUnreachable = "endpoint_unreachable",
         /// The host has no route to the client.

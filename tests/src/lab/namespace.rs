@@ -42,8 +42,10 @@ impl Namespace {
             })?;
         let namespace = Self(Arc::new(Inner { name: name.to_owned(), descriptor }));
         namespace.set("net/ipv6/conf/all/disable_ipv6", "0")?;
-        // A new namespace takes these over from the host, which may be a router; here nobody is unless a test says so.
+        // A new namespace takes these over from the host, which may be a router, and careful; here nobody is unless a test says so.
         namespace.set("net/ipv4/ip_forward", "0")?;
+        namespace.set("net/ipv4/conf/all/rp_filter", "0")?;
+        namespace.set("net/ipv4/conf/default/rp_filter", "0")?;
         namespace.set("net/ipv6/conf/all/forwarding", "0")?;
         // An IPv6 address is otherwise unusable for a second or two, until no neighbour has claimed it.
         namespace.set("net/ipv6/conf/default/accept_dad", "0")?;

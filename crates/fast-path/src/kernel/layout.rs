@@ -23,6 +23,8 @@ pub(super) const LISTENER_DENY_HOSTS: u32 = 256;
 
 pub(super) const DEVICE_SENDS: u16 = 1;
 
+pub(super) const RP_FILTER_STRICT: u32 = 1;
+
 pub(super) const ENDPOINT_KNOWN: u16 = 1;
 pub(super) const ENDPOINT_V6: u16 = 2;
 pub(super) const ENDPOINT_OVERRIDES: u16 = 4;
@@ -106,6 +108,13 @@ shared! {
     struct Device {
         mac: [u8; 6],
         flags: u16,
+    }
+
+    #[derive(PartialEq, Eq)]
+    struct ReversePath {
+        filter: u32,
+        from: u32,
+        group: u32,
     }
 
     struct OwnAddress {

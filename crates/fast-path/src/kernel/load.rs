@@ -52,8 +52,8 @@ impl FastPath {
         let flows = ebpf.take_map("flows").ok_or_else(|| missing("flows"))?;
         let Map::Array(flows) = flows else { return Err(missing("flows")) };
         let flows = FlowTable::new(flows.fd(), sizes.places).map_err(|error| Unavailable::Kernel(error.to_string()))?;
-        let epoch = ebpf.take_map("epoch").ok_or_else(|| missing("epoch"))?;
-        let notices = Notices::listen(epoch)
+        let mut of = |name: &'static str| ebpf.take_map(name).ok_or_else(|| missing(name));
+        let notices = Notices::listen(of("epoch")?, [of("reverse_paths")?, of("reverse_path_count")?])
             .map_err(|error| Unavailable::Kernel(format!("cannot listen for changes of routes: {error}")))?;
         let mut fast_path = Self {
             listeners: sizes.rings.iter().map(|ring| Listening { table: None, kernel: listener(ring) }).collect(),

@@ -8,10 +8,13 @@ mod dispatcher;
 mod flow_table;
 mod layout;
 mod load;
+mod multipath;
 mod neighbours;
 mod netdev;
 mod notices;
 mod publish;
+mod reverse_path;
+mod rtnetlink;
 mod sweep;
 #[doc(hidden)]
 pub mod test_support;

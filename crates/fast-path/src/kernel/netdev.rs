@@ -6,6 +6,8 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
+use super::rtnetlink::attribute;
+
 /// `SIOCETHTOOL`, and the commands of it that are used here.
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
 const ETHTOOL_GDRVINFO: u32 = 3;
@@ -145,17 +147,4 @@ fn exchange(socket: &OwnedFd, family: u16, command: u8, (kind, value): (u16, &[u
         return Err(io::Error::from_raw_os_error(-code));
     }
     Ok(answer.split_off(HEADERS))
-}
-
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(attributes.get(2..4)?.try_into().ok()?);
-        let value = attributes.get(4..length)?;
-        // The two highest bits are flags.
-        if kind & 0x3fff == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
 }

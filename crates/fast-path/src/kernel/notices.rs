@@ -1,11 +1,11 @@
 //! What ways out depend on: every notice of a change to this namespace's links, addresses, neighbours, routes, rules or forwarding
 //! begins a new epoch, in which the program asks the host's routing anew. A burst of them begins one in [`PAUSE`], because each has every
-//! busy flow ask once.
+//! busy flow ask once. What new flows are asked for (`rp_filter`) is read anew as well.
 
 use std::{
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
     sync::{Arc, Mutex, PoisonError},
@@ -14,7 +14,13 @@ use std::{
 
 use aya::maps::{Map, MapError};
 
-use super::{KernelArray, neighbours::Neighbours, with_causes};
+use super::{
+    KernelArray,
+    neighbours::Neighbours,
+    reverse_path::ReversePaths,
+    rtnetlink::{self, BUFFER},
+    with_causes,
+};
 
 /// Groups of notices, as bits. Those of `<linux/rtnetlink.h>` above the tenth have no bit of their own there.
 const GROUPS: u32 = (libc::RTMGRP_LINK
@@ -41,9 +47,6 @@ const PAUSE: libc::c_int = 2; // ms
 /// Reads of one epoch.
 const READS: usize = 64;
 
-/// As much as the kernel writes at once.
-const BUFFER: usize = 32 << 10;
-
 /// The thread that listens, until this value is dropped.
 pub(super) struct Notices {
     queue: Arc<Mutex<Queue>>,
@@ -54,15 +57,22 @@ pub(super) struct Notices {
 struct Queue {
     socket: OwnedFd,
     neighbours: Neighbours,
+    reverse_paths: ReversePaths,
     map: KernelArray<u32>,
     epoch: u32,
 }
 
 impl Notices {
-    /// Listens in the namespace of the calling thread, and counts up `map`.
-    pub fn listen(map: Map) -> io::Result<Self> {
+    /// Listens in the namespace of the calling thread, and counts up `map`. Has `reverse_paths`, the paths and how many there are, hold what is
+    /// set, from the first.
+    pub fn listen(map: Map, reverse_paths: [Map; 2]) -> io::Result<Self> {
         let map = map.try_into().map_err(|error: MapError| io::Error::other(with_causes(&error)))?;
-        let queue = Arc::new(Mutex::new(Queue { socket: socket()?, neighbours: Neighbours::default(), map, epoch: 0 }));
+        let [paths, count] = reverse_paths;
+        // Before anything is read, so that no change falls between.
+        let socket = rtnetlink::socket(GROUPS)?;
+        let reverse_paths = ReversePaths::new(paths, count)?;
+        let queue = Queue { socket, neighbours: Neighbours::default(), reverse_paths, map, epoch: 0 };
+        let queue = Arc::new(Mutex::new(queue));
         let (alive, end) = UnixStream::pair()?;
         let listening = Arc::clone(&queue);
         thread::Builder::new().name("fast-path-ways".into()).spawn(move || run(&listening, &end))?;
@@ -117,6 +127,7 @@ impl Queue {
                 unsafe { libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
             if let Ok(length) = usize::try_from(read) {
                 noticed |= self.neighbours.news(&buffer[..length]);
+                rtnetlink::messages(&buffer[..length]).for_each(|message| self.reverse_paths.hear(message));
                 continue;
             }
             let error = io::Error::last_os_error();
@@ -126,10 +137,16 @@ impl Queue {
                 // More than the queue holds: some are lost, and it does not matter which.
                 Some(libc::ENOBUFS) => {
                     self.neighbours.forget();
+                    self.reverse_paths.forget();
                     noticed = true;
                 }
                 _ => return Err(error),
             }
+        }
+        if let Err(error) = self.reverse_paths.refresh() {
+            tracing::warn!(
+                "cannot read what rp_filter is: {error}; the fast path goes by what it was, and reads it with the next notice"
+            );
         }
         if noticed {
             let next = self.epoch.wrapping_add(1);
@@ -138,24 +155,4 @@ impl Queue {
         }
         Ok(self.epoch)
     }
-}
-
-fn socket() -> io::Result<OwnedFd> {
-    // SAFETY: a system call without arguments in memory.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that was made just now and is nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: an all-zero address is one.
-    let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-    address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).unwrap_or_default();
-    address.nl_groups = GROUPS;
-    let length = libc::socklen_t::try_from(size_of_val(&address)).unwrap_or_default();
-    // SAFETY: an address of the length that is given, which outlives the call.
-    if unsafe { libc::bind(fd, (&raw const address).cast(), length) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(socket)
 }

@@ -104,7 +104,7 @@ impl Bed {
         ];
         let table = routing_table(endpoints, CHOICES.iter().map(|choice| listener_table(choice)).collect());
         fast_path.publish(&table).unwrap();
-        let devices = ["client", "server", "closed"].map(|device| (device, world::number(device))).into();
+        let devices = ["client", "server", "closed", "strict", "loose"].map(|device| (device, world::number(device))).into();
         Self { fast_path, table, out: Vec::new(), port: 1024, devices }
     }
 

@@ -5,6 +5,7 @@ mod endpoint;
 mod errors;
 mod fragments;
 mod odd;
+mod reverse_path;
 mod transparent;
 
 use super::{
@@ -37,7 +38,7 @@ pub struct Case {
 
 /// Every case.
 pub fn all() -> Vec<Case> {
-    [client::CASES, endpoint::CASES, errors::CASES, fragments::CASES, odd::CASES, transparent::CASES]
+    [client::CASES, endpoint::CASES, errors::CASES, fragments::CASES, odd::CASES, transparent::CASES, reverse_path::CASES]
         .into_iter()
         .flatten()
         .map(copy)
