@@ -1,6 +1,5 @@
 //! One running `landfall`.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -254,23 +253,6 @@ impl Edge {
         });
         let bytes = kilobytes.map(|kilobytes| kilobytes * 1024);
         bytes.map_err(|cause| Failure::new("read", path, cause, "check that the edge still runs"))
-    }
-
-    /// For each thread, by its id, how long it has been ready to run while the machine ran something else.
-    ///
-    /// # Errors
-    /// When the process has ended.
-    pub fn processor_waits(&self) -> Result<BTreeMap<String, Duration>> {
-        let threads = format!("/proc/{}/task", self.pid());
-        let entries = std::fs::read_dir(&threads)
-            .map_err(|error| Failure::new("read", threads, error, "check that the edge still runs"))?;
-        let waits = entries.flatten().map(|thread| {
-            // A thread may end between the two reads. The three numbers: on a processor, waiting for one, turns.
-            let text = std::fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-            let waited = text.split(' ').nth(1).and_then(|waited| waited.parse().ok()).unwrap_or_default();
-            (thread.file_name().to_string_lossy().into_owned(), Duration::from_nanos(waited))
-        });
-        Ok(waits.collect())
     }
 
     /// The edge's own directory, `{dir}` in its config.

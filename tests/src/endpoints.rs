@@ -114,7 +114,13 @@ impl Endpoint {
     /// # Errors
     /// When the program is missing or the address cannot be bound.
     pub fn start(namespace: Option<&Namespace>, spec: Spec) -> Result<Self> {
-        let mut command = Command::new(programs::test_endpoint()?);
+        let program = programs::test_endpoint()?;
+        let mut command = Command::new(&program);
+        if namespace.is_some() {
+            // Not delayed by other tests, as on a host of its own: an endpoint that answers late is dead to its probes.
+            command = Command::new("nice");
+            command.args(["-n", "-20"]).arg(&program);
+        }
         command.args(spec.arguments());
         let process = Process::spawn(namespace, command)?;
         let line = process.wait_for_line("ready ", READY_LIMIT)?;

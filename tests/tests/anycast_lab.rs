@@ -17,14 +17,17 @@ use landfall_tests::load::{Busy, StopAtEnd};
 use landfall_tests::on_both_paths;
 use landfall_tests::path::Path;
 use landfall_tests::probers::{Report, SPACING};
-use landfall_tests::stalls::StallWatch;
+use landfall_tests::stalls::DelayWatch;
 use landfall_tests::wait::{self, wait_until};
 
 /// Long connections that talk all the time.
 const SESSIONS: usize = 16;
 /// Of the client, beside those that the load uses. The router sends them to edge 1 whatever is announced.
 const STUBBORN: [&str; 2] = ["198.18.1.3", "fd00:18:1::3"];
+/// Time to see by a counter, which may be a second late, that the drain has begun.
 const LONG_DRAIN: Duration = Duration::from_secs(3);
+/// Time to open flows after the router has been seen to have gone elsewhere.
+const LONG_SHUTDOWN_WAIT: Duration = Duration::from_secs(1);
 /// Generous for the lab's links, where it is well under a millisecond: sixteen threads wake for the RST at once.
 const ROUND_TRIP: Duration = Duration::from_millis(30);
 /// The first three retransmissions of TCP, which double from 200 ms.
@@ -69,10 +72,9 @@ fn drain_and_undrain(mut scene: Scene) {
 
 /// Drains edge 1 by command under connections that talk all the time.
 fn drain(scene: &mut Scene) {
-    let stalls = StallWatch::start();
+    let watch = DelayWatch::start(scene.edge(1).pid()).unwrap();
     let (stop, told) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut sessions: Vec<_> = scene.static_ips().into_iter().cycle().take(SESSIONS).map(|ip| busy(scene, ip)).collect();
-    let begin = wait::now();
     std::thread::scope(|scope| {
         let _stop = StopAtEnd(&stop);
         for session in &mut sessions {
@@ -82,21 +84,23 @@ fn drain(scene: &mut Scene) {
         wait::pass(SPACING * 10);
         let begin = wait::now();
         scene.tell(1, &["drain"]).unwrap();
+        let (told, watch) = (wait::now(), DelayWatch::start(scene.edge(1).pid()).unwrap());
         scene.wait_announced(&[2]).unwrap();
         println!("drain: the router sent nothing to edge 1 {:.2?} after the command", begin.elapsed());
         // One step back for each of two addresses, then the withdrawal.
         let gone = scene.in_served_families(Heard { updates: 2 + 2, withdraws: 2 });
         wait_until("the withdrawal", LIMIT, || scene.heard().unwrap()[0] == gone).unwrap();
-        let (took, allowed) = (begin.elapsed(), SHUTDOWN_WAIT + NEWS + stalls.longest_since(begin));
-        println!("drain: withdrawn {took:.2?} after the command, allowed {allowed:.2?}");
-        assert!(took >= SHUTDOWN_WAIT && took <= allowed, "withdrawn after {took:?}");
+        // The order is given after the command begins, and in force when it ends.
+        let (least, most, allowed) = (told.elapsed(), begin.elapsed(), SHUTDOWN_WAIT + NEWS + watch.so_far().unwrap().both());
+        println!("drain: withdrawn {least:.2?} to {most:.2?} after the order, allowed {allowed:.2?}");
+        assert!(most >= SHUTDOWN_WAIT && least <= allowed, "withdrawn {least:?} to {most:?} after the order");
     });
     let rerouted: Vec<_> = sessions.iter().filter_map(|session| Some(session.broke.as_ref()?.1 - session.last_answer)).collect();
     let worst = rerouted.iter().max().copied().unwrap_or_default();
     let count = rerouted.len();
     println!("drain: {count} of {SESSIONS} long connections were rerouted; RST at most {worst:.1?} after the last answer");
     // The next message comes after SPACING, or two when a beat is missed, and its answer is the RST.
-    let allowed = SPACING * 2 + ROUND_TRIP + stalls.longest_since(begin);
+    let allowed = SPACING * 2 + ROUND_TRIP + watch.so_far().unwrap().stall;
     // A message that the router loses while it changes its route is sent again, and that one's answer is the RST.
     let median =
         rerouted.iter().copied().collect::<std::collections::BTreeSet<_>>().into_iter().nth(count / 2).unwrap_or_default();
@@ -114,8 +118,9 @@ fn busy(scene: &Scene, ip: IpAddr) -> Busy {
 
 fn what_the_router_still_sends_is_served_until_the_drain_timeout(path: Path) {
     for &families in path.families() {
-        // Time to see by a counter, which may be a second late, that the drain has begun.
         let config = CONFIG.replace(r#"drain_timeout = "1s""#, &format!("drain_timeout = \"{}s\"", LONG_DRAIN.as_secs()));
+        let wait = format!("shutdown_wait = \"{}s\"", LONG_SHUTDOWN_WAIT.as_secs());
+        let config = config.replace(r#"shutdown_wait = "500ms""#, &wait);
         drain_by_signal(Scene::start_with(path, families, &config).unwrap());
     }
 }
@@ -135,7 +140,7 @@ fn drain_by_signal(mut scene: Scene) {
     let open_udp = |scene: &Scene| scene.lab.client.enter(|| UdpFlow::open(stubborn, target)).unwrap();
     let (mut session, mut flow) = (open(&scene), open_udp(&scene));
     flow.exchange(LIMIT).unwrap();
-    let stalls = StallWatch::start();
+    let watch = DelayWatch::start(scene.edge(1).pid()).unwrap();
     let begin = wait::now();
 
     scene.edge(1).signal(libc::SIGTERM).unwrap();
@@ -156,11 +161,11 @@ fn drain_by_signal(mut scene: Scene) {
     late_flow.exchange(LIMIT).unwrap();
     scene.path.assert_carried_all(scene.edge(1));
     let (ending, _) = session.wait_end(LIMIT).unwrap();
-    let took = begin.elapsed();
-    // The drain looks every now and then whether flows are left.
+    let (took, delay) = (begin.elapsed(), watch.so_far().unwrap());
     // A step back, the withdrawal, the end of accepting, the drain.
-    let stop = 2 * SHUTDOWN_WAIT + LONG_DRAIN;
-    let allowed = stop + Duration::from_millis(250) + stalls.longest_since(begin);
+    let stop = 2 * LONG_SHUTDOWN_WAIT + LONG_DRAIN;
+    // The drain looks every now and then whether flows are left.
+    let allowed = stop + Duration::from_millis(250) + delay.both();
     println!("terminated: a connection that the router still sent was reset after {took:.2?}, {ending:?}; allowed {allowed:.2?}");
     assert_eq!(ending, Ending::Reset);
     assert!(took >= stop && took <= allowed, "{took:?}");
@@ -204,24 +209,23 @@ fn bird_is_restarted_under_a_healthy_edge(path: Path) {
 fn restart_bird(mut scene: Scene) {
     let report = scene
         .under_load("BIRD restarted", |scene| {
-            let stalls = StallWatch::start();
-            let begin = wait::now();
             scene.lab.edges[0].bird.stop().unwrap();
-            scene.wait_announced(&[2]).unwrap();
+            let watch = DelayWatch::start(scene.edge(1).pid()).unwrap();
             let is_down =
                 |scene: &mut Scene| scene.edge(1).status().unwrap()["anycast"]["bird"].as_str().unwrap().starts_with("down");
             let seen = wait_until("BIRD down in /status", LIMIT, || is_down(scene)).unwrap();
-            let allowed = Duration::from_secs(1) + stalls.longest_since(begin);
-            assert!(begin.elapsed() <= allowed, "/status said it {:?} after BIRD's end, not within {allowed:?}", begin.elapsed());
+            let allowed = Duration::from_secs(1) + watch.so_far().unwrap().both();
+            assert!(seen <= allowed, "/status said it {seen:?} after BIRD's end, not within {allowed:?}");
+            scene.wait_announced(&[2]).unwrap();
             assert_eq!(scene.edge(1).metrics().unwrap().value("landfall_bird_up", &[]), Some(0.0));
             println!("BIRD restarted: /status said so after {seen:.2?}");
 
-            let begin = wait::now();
             scene.lab.edges[0].bird.start_again().unwrap();
+            let (begin, watch) = (wait::now(), DelayWatch::start(scene.edge(1).pid()).unwrap());
             let site = &scene.lab.edges[0];
             let is_enabled = || site.bird.state(scene.protocol()).unwrap() == "up";
             let enabled = wait_until("the protocols enabled again", LIMIT, is_enabled).unwrap();
-            let allowed = Duration::from_secs(1) + stalls.longest_since(begin);
+            let allowed = Duration::from_secs(1) + watch.so_far().unwrap().both();
             assert!(enabled <= allowed, "re-asserted after {enabled:?}, not within {allowed:?}");
             scene.wait_announced(&[1, 2]).unwrap();
             println!("BIRD restarted: enabled again after {enabled:.2?}, announced after {:.2?}", begin.elapsed());

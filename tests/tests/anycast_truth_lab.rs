@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test file; the lint knows test functions only, not their helpers")]
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use landfall_tests::anycast::{CONFIG, ISOLATED_HOLD, LIMIT, POLL, Scene, config_with_probes};
 use landfall_tests::command::failover_bound;
@@ -12,8 +11,8 @@ use landfall_tests::lab::Heard;
 use landfall_tests::on_both_paths;
 use landfall_tests::path::{Families, Path};
 use landfall_tests::probers::{Capture, Flow};
-use landfall_tests::stalls::StallWatch;
-use landfall_tests::wait::{self, Beat, wait_until};
+use landfall_tests::stalls::DelayWatch;
+use landfall_tests::wait::{self, wait_until};
 
 const FLAPS: usize = 100;
 
@@ -38,28 +37,35 @@ fn an_endpoint_that_flaps_is_no_news_for_the_router(path: Path) {
 }
 
 fn flap(path: Path, families: Families) {
-    // One result decides, and comes soon enough that nearly every death and return is seen.
+    // One result decides, and comes soon.
     let eager = r#"interval = "20ms", fast_interval = "20ms", timeout = "20ms", unhealthy_threshold = 1, healthy_threshold = 1"#;
     let mut scene = Scene::start_with(path, families, &config_with_probes(eager)).unwrap();
     let before = scene.heard().unwrap();
     let expected = scene.in_served_families(Heard { updates: 2, withdraws: 0 });
     assert_eq!(before, [expected; 2], "two static IPs of each family, announced once");
-    let mut beat = Beat::every(Duration::from_millis(50));
+    let region = scene.lab.region_a.namespace.clone();
     let begin = wait::now();
     for _ in 0..FLAPS {
-        let region = scene.lab.region_a.namespace.clone();
         scene.endpoints[0].kill().unwrap();
-        beat.wait();
+        both_edges_see(&mut scene, "unhealthy");
         scene.endpoints[0].restart(Some(&region)).unwrap();
-        beat.wait();
+        both_edges_see(&mut scene, "healthy");
     }
     let took = begin.elapsed();
     let failovers: Vec<_> =
         [1, 2].map(|number| scene.edge(number).metrics().unwrap().sum("landfall_failovers_total", &[])).into();
     println!("{FLAPS} deaths and returns of an endpoint in {took:.1?}: {failovers:?} failovers, {:?}", scene.heard().unwrap());
-    assert!(failovers.iter().all(|count| *count > 50.0), "the edges saw too little of it: {failovers:?}");
+    assert!(failovers.iter().all(|count| *count > 50.0), "the edges did too little of it: {failovers:?}");
     assert_eq!(scene.heard().unwrap(), before, "not one BGP update");
     scene.assert_served();
+}
+
+/// Waits until the endpoint that flaps has this health on both edges.
+fn both_edges_see(scene: &mut Scene, health: &str) {
+    for number in [1, 2] {
+        let edge = scene.edge(number);
+        wait_until(&format!("a {health}"), LIMIT, || edge.health("a").unwrap().as_deref() == Some(health)).unwrap();
+    }
 }
 
 fn an_address_that_is_not_on_the_host_is_not_announced(path: Path) {
@@ -123,14 +129,14 @@ fn isolate(mut scene: Scene) {
     // Dropped where they arrive, so both edges are isolated from the same moment.
     let (a, b) = (&scene.lab.region_a, &scene.lab.region_b);
     let silence = [a, b].map(|region| region.namespace.drop_traffic_to_all(&region.addresses()).unwrap());
-    let (stalls, begin) = (StallWatch::start(), wait::now());
+    let watch = DelayWatch::start(scene.edge(2).pid()).unwrap();
     let ip = scene.static_ips()[0];
     let state = |scene: &mut Scene, number| said(scene, number, ip)["state"].as_str().unwrap().to_owned();
-    wait_until("edge 2 depreferred", LIMIT, || state(&mut scene, 2) == "depreferred").unwrap();
-    println!("isolated: depreferred after {:.2?}: {}", begin.elapsed(), said(&mut scene, 2, ip));
+    let took = wait_until("edge 2 depreferred", LIMIT, || state(&mut scene, 2) == "depreferred").unwrap();
+    let delay = watch.so_far().unwrap();
+    println!("isolated: depreferred after {took:.2?}, {delay}: {}", said(&mut scene, 2, ip));
     let bound = failover_bound(&scene.edge(2).config_path(), "both").unwrap();
-    let allowed = bound + ISOLATED_HOLD + POLL + stalls.longest_since(begin);
-    let took = begin.elapsed();
+    let allowed = bound + ISOLATED_HOLD + POLL + delay.both();
     assert!(took >= ISOLATED_HOLD && took <= allowed, "after {took:?}, allowed {allowed:?}");
     // Edge 1 keeps, so the router prefers it. Edge 2's routes stay with the router: one replacement, no withdrawal.
     scene.wait_announced(&[1]).unwrap();

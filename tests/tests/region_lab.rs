@@ -13,7 +13,7 @@ use landfall_tests::lab::{Lab, Region, STATIC_IPV4};
 use landfall_tests::load::{Idle, Pinned, StopAtEnd};
 use landfall_tests::on_both_paths;
 use landfall_tests::path::{self, Path};
-use landfall_tests::stalls::StallWatch;
+use landfall_tests::stalls::DelayWatch;
 use landfall_tests::wait::{self, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -75,9 +75,9 @@ fn a_region_that_falls_silent_is_left_as_a_whole_within_the_bound(path: Path) {
             .all(|name| name.starts_with("near"))
     );
 
-    let (stalls, stop, told) = (StallWatch::start(), AtomicBool::new(false), AtomicUsize::new(0));
+    let (watch, stop, told) = (DelayWatch::start(edge.pid()).unwrap(), AtomicBool::new(false), AtomicUsize::new(0));
     let addresses: Vec<_> = near.iter().map(|endpoint| endpoint.address().ip()).collect();
-    let (before, silence) = std::thread::scope(|scope| {
+    let (before, silence, delay) = std::thread::scope(|scope| {
         for idle in &mut idle {
             scope.spawn(|| idle.watch_until(&stop, &told));
         }
@@ -88,17 +88,16 @@ fn a_region_that_falls_silent_is_left_as_a_whole_within_the_bound(path: Path) {
         let before = wait::now();
         let silence = lab.silence_addresses(a, &addresses).unwrap();
         wait_until("every flow told", LIMIT, || told.load(Ordering::Relaxed) == 2 * FLOWS).unwrap();
-        (before, silence)
+        (before, silence, watch.so_far().unwrap())
     });
     // A rule takes effect some time after it was ordered: not before the last answer of the dead.
     let died = udp.iter().map(|flow| flow.last_answer).fold(before, Instant::max);
-    let stall = stalls.longest_since(before);
     let resets = idle.iter().map(|idle| idle.reset.unwrap().saturating_duration_since(died)).max().unwrap();
     let answers = udp.iter().map(|flow| flow.moved.as_ref().unwrap().1.saturating_duration_since(died)).max().unwrap();
     println!(
-        "bound {bound:?}, longest stall {stall:?}: the last of {FLOWS} idle TCP connections told after {resets:.1?}, of {FLOWS} UDP flows answered after {answers:.1?}"
+        "bound {bound:?}, {delay}: the last of {FLOWS} idle TCP connections told after {resets:.1?}, of {FLOWS} UDP flows answered after {answers:.1?}"
     );
-    assert!(resets <= bound + stall && answers <= bound + SPACING + stall);
+    assert!(resets <= bound + delay.both() && answers <= bound + SPACING + delay.both());
     assert!(udp.iter().all(|flow| flow.moved.as_ref().is_some_and(|(name, _)| name.starts_with("far"))));
     let landed = lab.client.enter(|| TcpSession::open(None, target(0), LIMIT).unwrap().endpoint);
     assert!(landed.starts_with("far"), "{landed}");

@@ -14,7 +14,7 @@ use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{Lab, Namespace};
 use landfall_tests::load::{Pinned, StopAtEnd};
 use landfall_tests::path::{Families, turn};
-use landfall_tests::stalls::StallWatch;
+use landfall_tests::stalls::DelayWatch;
 use landfall_tests::wait::{self, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -155,12 +155,12 @@ fn the_flows_of_a_dead_endpoint_are_answered_elsewhere_within_the_bound() {
     let _turn = turn();
     let mut scene = Scene::new(Families::V4, "fast_path_xdp = \"on\"");
     let bound = failover_bound(&scene.edge.config_path(), "both").unwrap();
-    let stalls = StallWatch::start();
     let (stop, told) = (AtomicBool::new(false), AtomicUsize::new(0));
     let open = |_| Pinned::open("198.18.1.2:0".parse().unwrap(), scene.target()).unwrap();
     let mut load: Vec<_> = scene.lab.client.enter(|| (0..32).map(open).collect());
     let doomed = load.iter().filter(|flow| flow.endpoint == "a").count();
     assert!(doomed > 0 && doomed < load.len(), "{doomed} of {}", load.len());
+    let watch = DelayWatch::start(scene.edge.pid()).unwrap();
     let before = wait::now();
     std::thread::scope(|scope| {
         for flow in &mut load {
@@ -175,8 +175,8 @@ fn the_flows_of_a_dead_endpoint_are_answered_elsewhere_within_the_bound() {
     let victims = || load.iter().filter(|flow| flow.endpoint == "a");
     let died = victims().map(|flow| flow.last_answer).fold(before, Instant::max);
     let took = victims().map(|flow| flow.moved.as_ref().unwrap().1).max().unwrap().saturating_duration_since(died);
-    let stall = stalls.longest_since(before);
-    assert!(took <= bound + SPACING + stall, "{took:?}, bound {bound:?}, stall {stall:?}");
+    let delay = watch.so_far().unwrap();
+    assert!(took <= bound + SPACING + delay.both(), "{took:?}, bound {bound:?}, {delay}");
     let [xdp, tcx] = scene.carried_since([0.0; 2], 1.0);
     assert!(xdp > 10.0 * tcx, "XDP carried {xdp} packets, TCX {tcx}");
 }

@@ -17,7 +17,7 @@ use landfall_tests::edge::Edge;
 use landfall_tests::endpoints::{Endpoint, Spec};
 use landfall_tests::lab::{Lab, STATIC_IPV4, STATIC_IPV6};
 use landfall_tests::load::{Pinned, StopAtEnd};
-use landfall_tests::stalls::StallWatch;
+use landfall_tests::stalls::{Delay, DelayWatch};
 use landfall_tests::wait::{self, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -184,14 +184,14 @@ fn the_same_traffic_passes_with_the_fast_path_off_and_on() {
     }
 }
 
-/// Flows that talk until each of those at `victim` was answered elsewhere; how long that took after `kill`, and what stalls excuse.
-fn fail_over(scene: &Scene, flows: usize, victim: &str, kill: impl FnOnce()) -> (Duration, Duration) {
-    let stalls = StallWatch::start();
+/// Flows that talk until each of those at `victim` was answered elsewhere; how long that took after `kill`, and what delays excuse.
+fn fail_over(scene: &Scene, flows: usize, victim: &str, kill: impl FnOnce()) -> (Duration, Delay) {
     let (stop, told) = (AtomicBool::new(false), AtomicUsize::new(0));
     let open = |number: usize| Pinned::open(client_of(scene.wanted.family), scene.target(number % 2, PORTS[number % 4])).unwrap();
     let mut load: Vec<_> = scene.lab.client.enter(|| (0..flows).map(open).collect());
     let doomed = load.iter().filter(|flow| flow.endpoint == victim).count();
     assert!(doomed > 0 && doomed < flows, "{doomed} of {flows}");
+    let watch = DelayWatch::start(scene.edge.pid()).unwrap();
     let before = wait::now();
     std::thread::scope(|scope| {
         for flow in &mut load {
@@ -207,7 +207,7 @@ fn fail_over(scene: &Scene, flows: usize, victim: &str, kill: impl FnOnce()) -> 
     let died = victims().map(|flow| flow.last_answer).fold(before, Instant::max);
     let last = victims().map(|flow| flow.moved.as_ref().unwrap().1).max().unwrap();
     assert!(load.iter().filter(|flow| flow.endpoint != victim).all(|flow| flow.moved.is_none()), "the others stay");
-    (last.saturating_duration_since(died), stalls.longest_since(before))
+    (last.saturating_duration_since(died), watch.so_far().unwrap())
 }
 
 #[test]
@@ -217,13 +217,13 @@ fn every_flow_of_a_dead_endpoint_is_answered_elsewhere_within_the_bound() {
     let healthy = |edge: &Edge| edge.health("a").unwrap().as_deref() == Some("healthy");
 
     let silence = std::cell::OnceCell::new();
-    let (took, stall) = fail_over(&scene, 32, "a", || {
+    let (took, delay) = fail_over(&scene, 32, "a", || {
         assert!(
             silence.set(scene.lab.silence_addresses(&scene.lab.region_a, &[scene.endpoints[0].address().ip()]).unwrap()).is_ok()
         );
     });
-    println!("silent: {took:?} of {bound:?}, stall {stall:?}");
-    assert!(took <= bound + SPACING + stall, "silent death: {took:?}, bound {bound:?}, stall {stall:?}");
+    println!("silent: {took:?} of {bound:?}, {delay}");
+    assert!(took <= bound + SPACING + delay.both(), "silent death: {took:?}, bound {bound:?}, {delay}");
     silence.into_inner().unwrap().lift().unwrap();
     wait_until("the return of the silent", LIMIT, || healthy(&scene.edge)).unwrap();
 
@@ -231,11 +231,11 @@ fn every_flow_of_a_dead_endpoint_is_answered_elsewhere_within_the_bound() {
     let victim = std::sync::Mutex::new(victim);
     let spare = Endpoint::start(Some(&lab.region_b.namespace), Spec::echo("spare", (lab.region_b.ipv4(3), 7000))).unwrap();
     scene = Scene { edge, endpoints: [spare, other], wanted, lab };
-    let (took, stall) = fail_over(&scene, 32, "a", || {
+    let (took, delay) = fail_over(&scene, 32, "a", || {
         victim.lock().unwrap().kill().unwrap();
     });
-    println!("refused: {took:?} of {bound:?}, stall {stall:?}");
-    assert!(took <= bound + SPACING + stall, "refused death: {took:?}, bound {bound:?}, stall {stall:?}");
+    println!("refused: {took:?} of {bound:?}, {delay}");
+    assert!(took <= bound + SPACING + delay.both(), "refused death: {took:?}, bound {bound:?}, {delay}");
 
     let moved = || scene.edge.metrics().unwrap().sum("landfall_flows_moved_total", &[]);
     wait_until("the moves counted", LIMIT, || moved() >= 2.0).unwrap();
