@@ -33,7 +33,7 @@ name = "sip"
 protocol = "udp"
 ports = [5060]
 client_affinity = "source_ip"
-unanswered_timeout = "60s"
+unanswered_timeout = "30s"
 endpoint_groups = ["both"]
 [[listeners]]
 name = "media"
