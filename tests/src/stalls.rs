@@ -1,8 +1,7 @@
 //! How long the machine kept those from running that wanted to.
 //!
 //! A bound on time is a promise about `landfall`, not about a machine whose processors are taken by others. A test that
-//! holds a time against a bound may add what was measured here meanwhile, and prints it: a few milliseconds on a machine that
-//! has nothing else to do. It is no excuse for an edge that sleeps, or that works for too long.
+//! holds a time against a bound may add how long the test itself was kept, and prints that, and what the process waited.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -103,7 +102,8 @@ pub struct DelayWatch {
     before: Waits,
 }
 
-/// What the machine kept from a test and from the process that it measures.
+/// What the machine kept from a test and from the process that it measures. A bound allows for the stall alone: the test looked too late. The
+/// process is to keep its bound with the processors that it gets; its wait tells a slow one from one that was kept from running.
 #[derive(Debug, Clone, Copy)]
 pub struct Delay {
     /// The longest stall of the test.
@@ -128,13 +128,6 @@ impl DelayWatch {
     pub fn so_far(&self) -> Result<Delay> {
         let wait = Waits::of(self.pid)?.longest_since(&self.before);
         Ok(Delay { stall: self.stalls.longest_since(self.since), wait })
-    }
-}
-
-impl Delay {
-    /// What a bound on the time from a cause in the process to the effect that the test sees may be exceeded by.
-    pub fn both(self) -> Duration {
-        self.stall + self.wait
     }
 }
 

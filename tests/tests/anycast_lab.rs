@@ -91,7 +91,7 @@ fn drain(scene: &mut Scene) {
         let gone = scene.in_served_families(Heard { updates: 2 + 2, withdraws: 2 });
         wait_until("the withdrawal", LIMIT, || scene.heard().unwrap()[0] == gone).unwrap();
         // The order is given after the command begins, and in force when it ends.
-        let (least, most, allowed) = (told.elapsed(), begin.elapsed(), SHUTDOWN_WAIT + NEWS + watch.so_far().unwrap().both());
+        let (least, most, allowed) = (told.elapsed(), begin.elapsed(), SHUTDOWN_WAIT + NEWS + watch.so_far().unwrap().stall);
         println!("drain: withdrawn {least:.2?} to {most:.2?} after the order, allowed {allowed:.2?}");
         assert!(most >= SHUTDOWN_WAIT && least <= allowed, "withdrawn {least:?} to {most:?} after the order");
     });
@@ -165,7 +165,7 @@ fn drain_by_signal(mut scene: Scene) {
     // A step back, the withdrawal, the end of accepting, the drain.
     let stop = 2 * LONG_SHUTDOWN_WAIT + LONG_DRAIN;
     // The drain looks every now and then whether flows are left.
-    let allowed = stop + Duration::from_millis(250) + delay.both();
+    let allowed = stop + Duration::from_millis(250) + delay.stall;
     println!("terminated: a connection that the router still sent was reset after {took:.2?}, {ending:?}; allowed {allowed:.2?}");
     assert_eq!(ending, Ending::Reset);
     assert!(took >= stop && took <= allowed, "{took:?}");
@@ -214,7 +214,7 @@ fn restart_bird(mut scene: Scene) {
             let is_down =
                 |scene: &mut Scene| scene.edge(1).status().unwrap()["anycast"]["bird"].as_str().unwrap().starts_with("down");
             let seen = wait_until("BIRD down in /status", LIMIT, || is_down(scene)).unwrap();
-            let allowed = Duration::from_secs(1) + watch.so_far().unwrap().both();
+            let allowed = Duration::from_secs(1) + watch.so_far().unwrap().stall;
             assert!(seen <= allowed, "/status said it {seen:?} after BIRD's end, not within {allowed:?}");
             scene.wait_announced(&[2]).unwrap();
             assert_eq!(scene.edge(1).metrics().unwrap().value("landfall_bird_up", &[]), Some(0.0));
@@ -225,7 +225,7 @@ fn restart_bird(mut scene: Scene) {
             let site = &scene.lab.edges[0];
             let is_enabled = || site.bird.state(scene.protocol()).unwrap() == "up";
             let enabled = wait_until("the protocols enabled again", LIMIT, is_enabled).unwrap();
-            let allowed = Duration::from_secs(1) + watch.so_far().unwrap().both();
+            let allowed = Duration::from_secs(1) + watch.so_far().unwrap().stall;
             assert!(enabled <= allowed, "re-asserted after {enabled:?}, not within {allowed:?}");
             scene.wait_announced(&[1, 2]).unwrap();
             println!("BIRD restarted: enabled again after {enabled:.2?}, announced after {:.2?}", begin.elapsed());

@@ -136,7 +136,7 @@ fn isolate(mut scene: Scene) {
     let delay = watch.so_far().unwrap();
     println!("isolated: depreferred after {took:.2?}, {delay}: {}", said(&mut scene, 2, ip));
     let bound = failover_bound(&scene.edge(2).config_path(), "both").unwrap();
-    let allowed = bound + ISOLATED_HOLD + POLL + delay.both();
+    let allowed = bound + ISOLATED_HOLD + POLL + delay.stall;
     assert!(took >= ISOLATED_HOLD && took <= allowed, "after {took:?}, allowed {allowed:?}");
     // Edge 1 keeps, so the router prefers it. Edge 2's routes stay with the router: one replacement, no withdrawal.
     scene.wait_announced(&[1]).unwrap();

@@ -117,7 +117,7 @@ fn fail_over(lab: &Lab, edge: &Edge, fleet: &mut Fleet, sample: &[usize]) -> Sil
         sample.len()
     );
     // A flow is moved by its own next datagram, which it sends once in each pass.
-    assert!(took <= bound + pass + delay.both(), "{took:?}, {delay}");
+    assert!(took <= bound + pass + delay.stall, "{took:?}, {delay}");
     silence
 }
 

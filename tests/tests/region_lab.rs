@@ -97,7 +97,7 @@ fn a_region_that_falls_silent_is_left_as_a_whole_within_the_bound(path: Path) {
     println!(
         "bound {bound:?}, {delay}: the last of {FLOWS} idle TCP connections told after {resets:.1?}, of {FLOWS} UDP flows answered after {answers:.1?}"
     );
-    assert!(resets <= bound + delay.both() && answers <= bound + SPACING + delay.both());
+    assert!(resets <= bound + delay.stall && answers <= bound + SPACING + delay.stall);
     assert!(udp.iter().all(|flow| flow.moved.as_ref().is_some_and(|(name, _)| name.starts_with("far"))));
     let landed = lab.client.enter(|| TcpSession::open(None, target(0), LIMIT).unwrap().endpoint);
     assert!(landed.starts_with("far"), "{landed}");
