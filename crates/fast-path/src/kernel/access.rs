@@ -70,12 +70,11 @@ impl super::Maps {
     fn write(&mut self, version: u32, access: &Access) -> Result<(), Error> {
         for (lists, networks) in self.lists(access) {
             for network in networks {
-                let written = is_host(network).then(|| lists.hosts.insert(host_key(version, network), 1, 0));
-                let written = match written {
-                    Some(Err(error)) if is_full(&error) => None,
-                    written => written,
+                let among_hosts = is_host(network).then(|| lists.hosts.insert(host_key(version, network), 1, 0));
+                let written = match among_hosts {
+                    Some(written) if !is_full(&written) => written,
+                    _ => lists.networks.insert(&key(version, network), 1, 0),
                 };
-                let written = written.unwrap_or_else(|| lists.networks.insert(&key(version, network), 1, 0));
                 written.map_err(failed("write a network to allow or deny"))?;
             }
         }
@@ -110,8 +109,8 @@ pub(super) fn is_host(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
 
-fn is_full(error: &MapError) -> bool {
-    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::E2BIG))
+fn is_full(written: &Result<(), MapError>) -> bool {
+    matches!(written, Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::E2BIG))
 }
 
 fn host_key(version: u32, network: &IpNet) -> HostKey {

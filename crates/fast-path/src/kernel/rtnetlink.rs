@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
+use netlink_packet_core::{NLA_HEADER_SIZE, NetlinkBuffer, NlasIterator};
+
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
 const ERROR: u16 = 2;
@@ -47,26 +49,17 @@ pub(super) fn socket(groups: u32) -> io::Result<OwnedFd> {
 /// The messages that were received together. What is cut short is left out.
 pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
-        let length = usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?;
-        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-        let body = bytes.get(HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind, body })
+        let message = NetlinkBuffer::new_checked(bytes).ok()?;
+        bytes = bytes.get(message.length().next_multiple_of(4) as usize..).unwrap_or_default();
+        Some(Message { kind: message.message_type(), body: message.payload() })
     })
 }
 
 /// The value of an attribute.
-pub(super) fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(attributes.get(2..4)?.try_into().ok()?);
-        let value = attributes.get(4..length)?;
-        // The two highest bits are flags.
-        if kind & 0x3fff == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+pub(super) fn attribute(attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let found = NlasIterator::new(attributes).map_while(Result::ok).find(|attribute| attribute.kind() == wanted)?;
+    let length = found.value_length();
+    found.into_inner().get(NLA_HEADER_SIZE..)?.get(..length)
 }
 
 /// The value of an attribute that is a number.
