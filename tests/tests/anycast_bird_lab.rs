@@ -258,11 +258,12 @@ fn a_bird_that_is_restarted_or_reconfigured_is_told_again() {
     scene.start_bird();
     let told = scene.wait_routes(&[V4, V6]);
     assert!(told < SECOND, "{told:?}");
+    wait_until("the edge to have seen them", LIMIT, || said(&edge, 0).0 == "announced").unwrap();
     scene.ask("configure");
     let again = scene.wait_routes(&[V4, V6]);
     assert!(again < SECOND, "{again:?}");
     println!("BIRD: death noticed after {noticed:?}, routes {told:?} after its start, {again:?} after configure");
-    // Twice announced at the start and after BIRD's death, and once more, if the look before fell between.
+    // At the start, after BIRD's death and after its reconfiguration.
     let counted = wait_for("the changes counted", LIMIT, || {
         let labels = [("static_ip", "198.18.0.1"), ("state", "announced")];
         Some(edge.metrics().unwrap().sum("landfall_anycast_changes_total", &labels)).filter(|&count| count >= 3.0)
