@@ -248,6 +248,7 @@ fn a_bird_that_is_restarted_or_reconfigured_is_told_again() {
     let _endpoint = scene.endpoint();
     let edge = scene.launch();
     scene.wait_routes(&[V4, V6]);
+    wait_until("the edge to have seen its routes", LIMIT, || said(&edge, 0).0 == "announced").unwrap();
     scene.bird.take().unwrap().kill().unwrap();
     let down = || edge.status().unwrap()["anycast"]["bird"].as_str().is_some_and(|bird| bird.starts_with("down: "));
     let noticed = wait_until("BIRD seen to be down", LIMIT, down).unwrap();
@@ -258,7 +259,7 @@ fn a_bird_that_is_restarted_or_reconfigured_is_told_again() {
     scene.start_bird();
     let told = scene.wait_routes(&[V4, V6]);
     assert!(told < SECOND, "{told:?}");
-    wait_until("the edge to have seen them", LIMIT, || said(&edge, 0).0 == "announced").unwrap();
+    wait_until("the edge to have seen its routes", LIMIT, || said(&edge, 0).0 == "announced").unwrap();
     scene.ask("configure");
     let again = scene.wait_routes(&[V4, V6]);
     assert!(again < SECOND, "{again:?}");

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use landfall_tests::anycast::{CONFIG, ISOLATED_HOLD, LIMIT, POLL, Scene, config_with_probes};
 use landfall_tests::command::failover_bound;
+use landfall_tests::edge::Edge;
 use landfall_tests::lab::Heard;
 use landfall_tests::on_both_paths;
 use landfall_tests::path::{Families, Path};
@@ -84,12 +85,13 @@ fn miss_an_address(mut scene: Scene) {
     wait_until("the reason in /status", LIMIT, || scene.edge(1).status().is_ok()).unwrap();
     let others: Vec<_> = scene.static_ips().into_iter().filter(|&ip| ip != missing).collect();
     scene.lab.wait_next_hops(&others, &[1, 2], LIMIT).unwrap();
+    let value = |edge: &Edge, ip: IpAddr| edge.metrics().unwrap().value("landfall_announced", &[("static_ip", &ip.to_string())]);
+    // The router knows before the edge has seen what BIRD made of its word.
+    wait_until("the other address said to be announced", LIMIT, || value(scene.edge(1), here) == Some(1.0)).unwrap();
+    assert_eq!(value(scene.edge(1), missing), Some(0.0));
     let entry = said(&mut scene, 1, missing);
     println!("missing on lo: {entry}");
     assert_eq!(entry["state"], "withdrawn");
-    let metrics = scene.edge(1).metrics().unwrap();
-    let announced = |ip: IpAddr| metrics.value("landfall_announced", &[("static_ip", &ip.to_string())]);
-    assert_eq!((announced(here), announced(missing)), (Some(1.0), Some(0.0)), "the other address is announced");
     scene.assert_served();
 
     // The reason has the cure between backquotes.

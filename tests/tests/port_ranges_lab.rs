@@ -290,8 +290,10 @@ fn a_port_that_a_process_takes_later_is_told_of() {
     flow.send().unwrap();
     let line = edge.wait_for_log("replies cannot leave", LIMIT).unwrap();
     assert!(line.contains("WARN") && line.contains("198.18.0.1:15000"), "{line}");
-    let refused = [("listener", "voice"), ("reason", "local_error")];
-    assert_eq!(edge.metrics().unwrap().sum("landfall_drops_total", &refused), 1.0);
+    // A worker writes the line before it counts the datagram.
+    let refused = || edge.metrics().unwrap().sum("landfall_drops_total", &[("listener", "voice"), ("reason", "local_error")]);
+    wait_until("the datagram is counted", LIMIT, || refused() > 0.0).unwrap();
+    assert_eq!(refused(), 1.0);
     taken.set_nonblocking(true).unwrap();
     assert_eq!(taken.recv(&mut [0; 128]).unwrap_err().kind(), ErrorKind::WouldBlock, "it receives nothing of the range");
     drop(taken);

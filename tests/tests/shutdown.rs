@@ -124,9 +124,13 @@ fn a_scrape_under_traffic_passes_the_prometheus_linter() {
         tcp_probe(scene.target, LIMIT).unwrap();
         flow.exchange(LIMIT).unwrap();
     }
+    let returned = [("protocol", "udp"), ("direction", "to_client")];
+    // What has arrived is counted a moment later.
+    let all = || scene.edge.metrics().unwrap().sum("landfall_packets_total", &returned) >= 10.0;
+    wait_until("the last answer counted", LIMIT, all).unwrap();
     let metrics = scene.edge.metrics().unwrap();
     assert!(metrics.sum("landfall_flows_active", &[]) >= 2.0);
-    assert_eq!(metrics.sum("landfall_packets_total", &[("protocol", "udp"), ("direction", "to_client")]), 10.0);
+    assert_eq!(metrics.sum("landfall_packets_total", &returned), 10.0);
     let mut command = Command::new("promtool");
     command.args(["check", "metrics"]);
     process::run(None, command, Some(metrics.text()), LIMIT).unwrap();

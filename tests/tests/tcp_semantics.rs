@@ -98,9 +98,9 @@ fn a_client_that_has_said_all_still_hears_the_answer() {
     let mut session = scene.open();
     session.stream().write_all(&vec![1; 5_000_000]).unwrap();
     assert_eq!(session.finish().unwrap(), b"5000000\n");
+    scene.expect_ends(&[("finished", 1)]);
     assert_eq!(scene.sum("landfall_bytes_total", &[("direction", "to_endpoint")]), 5_000_000.0);
     assert_eq!(scene.sum("landfall_bytes_total", &[("direction", "to_client")]), 10.0, "the name and the count");
-    scene.expect_ends(&[("finished", 1)]);
 }
 
 #[test]

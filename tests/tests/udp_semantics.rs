@@ -81,6 +81,8 @@ fn datagrams_of_every_size_pass_unchanged_in_both_directions() {
     let bytes: usize = 2 * sizes.iter().sum::<usize>();
     for direction in ["to_endpoint", "to_client"] {
         let labels = [("direction", direction)];
+        // What has arrived is counted a moment later.
+        wait_until("all counted", LIMIT, || scene.sum("landfall_packets_total", &labels) >= 14.0).unwrap();
         let (packets, counted) = (scene.sum("landfall_packets_total", &labels), scene.sum("landfall_bytes_total", &labels));
         assert_eq!(packets, 14.0, "{direction}: the empty ones count");
         assert_eq!(counted, f64::from(u32::try_from(bytes).unwrap()), "{direction}");

@@ -158,8 +158,11 @@ impl Report {
         assert_eq!(self.wire.missed, 0, "the capture missed packets");
         let strangers: Vec<_> = self.flows.iter().flat_map(|flow| &flow.strangers).collect();
         assert!(strangers.is_empty(), "datagrams that are no answers: {strangers:?}");
-        let answered = self.flows.iter().flat_map(|flow| &flow.datagrams).filter(|datagram| datagram.answer.is_some()).count();
-        assert!(self.wire.packets > answered, "the capture saw {} packets, the UDP flows alone {answered}", self.wire.packets);
+        // One packet may be several of a flow's datagrams, on their way between devices that need not cut them.
+        let answered = self.flows.iter().filter(|flow| flow.datagrams.iter().any(|datagram| datagram.answer.is_some())).count();
+        let answered = answered + self.count(|outcome| matches!(outcome, Outcome::Answered(_)));
+        assert!(answered > 0, "nothing was answered");
+        assert!(self.wire.packets >= answered, "the capture saw {} packets, {answered} flows were answered", self.wire.packets);
     }
 }
 
