@@ -125,11 +125,14 @@ static __always_inline int endpoint_passage(const struct packet *p, const struct
 	return -1;
 }
 
-static __noinline int from_client(struct __sk_buff *skb, const struct packet *p, u32 number)
+__global int from_client(struct __sk_buff *skb, const struct packet *p, u32 number)
 {
 	struct passage passage = {};
-	int refused = client_passage(skb, p, number, &passage);
+	int refused;
 
+	if (!p)
+		return TC_ACT_SHOT;
+	refused = client_passage(skb, p, number, &passage);
 	if (refused >= 0 || !passage.flow)
 		return drop(number, refused);
 	if (p->odd & FRAGMENT_FIRST)
@@ -137,12 +140,15 @@ static __noinline int from_client(struct __sk_buff *skb, const struct packet *p,
 	return forward(skb, p, &passage);
 }
 
-static __noinline int from_endpoint(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
+__global int from_endpoint(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
 {
 	struct passage passage = {};
 	u32 number;
-	int refused = endpoint_passage(p, own, &passage, &number);
+	int refused;
 
+	if (!p)
+		return TC_ACT_SHOT;
+	refused = endpoint_passage(p, own, &passage, &number);
 	if (refused == NO_REPLY)
 		return TC_ACT_UNSPEC;
 	if (refused >= 0 || !passage.flow)
@@ -154,10 +160,12 @@ static __noinline int from_endpoint(struct __sk_buff *skb, const struct packet *
 	return forward(skb, p, &passage);
 }
 
-static __noinline int later_fragment(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
+__global int later_fragment(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
 {
 	struct passage passage = { .now = bpf_ktime_get_coarse_ns() };
 
+	if (!p)
+		return TC_ACT_SHOT;
 	if (!recall(p, &passage))
 		return strays_to_stack || !own ? TC_ACT_UNSPEC : drop(no_listener, DROP_FRAGMENT_EARLY);
 	if (p->odd & OPTIONS)

@@ -68,14 +68,18 @@ static __noinline struct flow *flow_by_key(const struct flow_key *key, struct fl
 #include "place.h"
 
 /* Gives back all that a flow held which this processor has made BUSY, and its place `index`. */
-static __noinline int clear_up(struct flow *flow, u32 index, enum end reason)
+__global int clear_up(struct flow *flow, u32 index, u32 reason)
 {
-	u64 life = READ_ONCE(flow->life);
 	struct listener_state *state;
 	struct listener *listener;
 	struct counts *counts;
-	u32 number = flow->route.listener;
+	u32 number;
+	u64 life;
 
+	if (!flow)
+		return 0;
+	life = READ_ONCE(flow->life);
+	number = flow->route.listener;
 	set_tag(index, 0);
 	bpf_map_delete_elem(&flow_refs, &flow->key);
 	count_hash(place_hash(&flow->key), -1);
@@ -87,6 +91,7 @@ static __noinline int clear_up(struct flow *flow, u32 index, enum end reason)
 		if (counts_clients(listener))
 			client_release(listener, &flow->key, number, false);
 		__sync_fetch_and_sub(&state->active, 1);
+		keep_in_register(reason);
 		if (reason < ENDS)
 			__sync_fetch_and_add(&counts->ended[reason], 1);
 	}
@@ -108,14 +113,19 @@ static __always_inline bool end_flow(struct flow *flow, u32 index, u64 life, enu
  * which they began, each once: one that has been answered by then, or ended, is never looked at again. Gives its place,
  * or NOWHERE.
  */
-static __noinline u32 take_oldest(const struct listener *listener, struct listener_state *state)
+__global u32 take_oldest(const struct listener *listener, struct listener_state *state)
 {
-	u64 size = (u64)listener->ring_mask + 1, oldest = READ_ONCE(state->oldest), end = READ_ONCE(state->opened);
-	u64 from = end - oldest > size ? end - size : oldest;
+	u64 size, oldest, end, from;
 	struct flow *flow = NULL;
 	u32 at = NOWHERE, generation;
 	struct flow_ref *entry;
 
+	if (!listener || !state)
+		return NOWHERE;
+	size = (u64)listener->ring_mask + 1;
+	oldest = READ_ONCE(state->oldest);
+	end = READ_ONCE(state->opened);
+	from = end - oldest > size ? end - size : oldest;
 	for (int i = 0; i < EVICTION_TRIES && from < end; i++, from++) {
 		at = listener->ring_start + (u32)(from & listener->ring_mask);
 		entry = bpf_map_lookup_elem(&order, &at);
@@ -155,10 +165,10 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	struct flow_ref *entry;
 	struct flow *flow, *holder;
 	struct pool pool;
-	u32 at, falls_back;
+	u32 at;
 	int refused;
 	long taken;
-	bool own;
+	bool own, falls_back;
 
 	if (!listener || !state)
 		return DROP_LOCAL_ERROR;
@@ -200,12 +210,12 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 		refused = -1;
 		goto release;
 	}
-	falls_back = nothing + !!holder;
+	falls_back = !!holder;
 	pool_of(&pool, own && !holder, v6);
 	refused = DROP_CLIENT_IP_IN_USE;
 	if (falls_back && !pool.blocks)
 		goto release;
-	flow = reserve(&pool, passage->hash, &passage->ref);
+	flow = reserve(&pool, passage->hash, &passage->ref) ? flow_at(passage->ref.index) : NULL;
 	refused = DROP_NO_NAT_PORT;
 	if (!flow) {
 		at = evict_oldest(listener, state);

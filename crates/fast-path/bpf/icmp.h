@@ -156,7 +156,7 @@ static __noinline int find_quoted(const struct quote *quote, const struct own_ad
 	return true;
 }
 
-static __noinline int icmp(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
+__global int icmp(struct __sk_buff *skb, const struct packet *p, const struct own_address *own)
 {
 	struct passage passage = { .now = bpf_ktime_get_coarse_ns() };
 	struct quote quote = {};
@@ -168,6 +168,8 @@ static __noinline int icmp(struct __sk_buff *skb, const struct packet *p, const 
 	u8 type;
 	int way;
 
+	if (!p)
+		return TC_ACT_SHOT;
 	if (p->odd || p->body < sizeof(struct icmp6hdr) || !load(skb, p->l4, &type, 1) || !is_error(type, p->v6))
 		return TC_ACT_UNSPEC;
 	if (!read_quote(skb, p, &quote) || quote.packet.src.half[0] != p->dst.half[0] ||

@@ -33,11 +33,18 @@ static __always_inline struct client_key client_of(const struct flow_key *key, u
 }
 
 /* Whether the lists admit the client: not denied, and allowed if anyone is. */
-static __noinline bool is_admitted(const struct listener *listener, const struct flow_key *key)
+__global bool is_admitted(const struct listener *listener, const struct flow_key *key)
 {
-	struct access_key network = { .prefix = 192, .version = listener->access, .v6 = !is_v4(&key->client) };
-	struct host_key host = { .client = key->client, .version = listener->access };
-	u32 flags = listener->flags;
+	struct access_key network = { .prefix = 192 };
+	struct host_key host = {};
+	u32 flags;
+
+	if (!listener || !key)
+		return false;
+	flags = listener->flags;
+	host.client = key->client;
+	host.version = network.version = listener->access;
+	network.v6 = !is_v4(&key->client);
 
 	if (flags & LISTENER_DENY_HOSTS && bpf_map_lookup_elem(&denied_hosts, &host))
 		return false;
@@ -51,12 +58,16 @@ static __noinline bool is_admitted(const struct listener *listener, const struct
 }
 
 /* Counts one flow more of the client, or says why not. A client that there is no room for is served. */
-static __noinline int client_admit(const struct listener *listener, const struct flow_key *key, u32 number, u64 now)
+__global int client_admit(const struct listener *listener, const struct flow_key *key, u32 number, u64 now)
 {
-	struct client_key at = client_of(key, number);
-	struct client *client = bpf_map_lookup_elem(&clients, &at);
+	struct client_key at;
+	struct client *client;
 	u64 flows, full_at, moment;
 
+	if (!listener || !key)
+		return DROP_LOCAL_ERROR;
+	at = client_of(key, number);
+	client = bpf_map_lookup_elem(&clients, &at);
 	if (!client) {
 		struct client begun = { .flows = 1, .full_at = now + listener->gap };
 
@@ -85,12 +96,16 @@ static __noinline int client_admit(const struct listener *listener, const struct
 }
 
 /* Counts one flow less. `refused`: it had not begun, and takes no token. The last flow takes the client out with it. */
-static __noinline int client_release(const struct listener *listener, const struct flow_key *key, u32 number, bool refused)
+__global int client_release(const struct listener *listener, const struct flow_key *key, u32 number, bool refused)
 {
-	struct client_key at = client_of(key, number);
-	struct client *client = bpf_map_lookup_elem(&clients, &at);
+	struct client_key at;
+	struct client *client;
 	u64 before;
 
+	if (!listener || !key)
+		return 0;
+	at = client_of(key, number);
+	client = bpf_map_lookup_elem(&clients, &at);
 	if (!client)
 		return 0;
 	before = __sync_fetch_and_sub(&client->flows, 1);

@@ -17,7 +17,7 @@ static __noinline int fall_back(struct passage *passage, struct flow *old, const
 	struct pool pool;
 
 	pool_of(&pool, false, v6);
-	flow = reserve(&pool, hash, &ref);
+	flow = reserve(&pool, hash, &ref) ? flow_at(ref.index) : NULL;
 	if (!flow)
 		return pool.blocks ? DROP_NO_NAT_PORT : DROP_CLIENT_IP_IN_USE;
 	flow->key = old->key;

@@ -9,7 +9,7 @@
 
 #include "transparent.h"
 
-#define PLACE_TRIES 48
+#define PLACE_TRIES 128
 #define BYTES 0x0101010101010101ull
 
 /*
@@ -82,18 +82,13 @@ struct pool {
 	u32 groups;
 };
 
-/* Zero, which the verifier does not know: it would go through all that follows once for each pool. */
-static volatile u32 nothing;
-
 /* The places of transparent flows, or the NAT ports of a family. */
 static __always_inline void pool_of(struct pool *pool, bool own, bool v6)
 {
-	u32 zero = nothing;
-
-	pool->block = zero + (own ? nat_v4 + nat_v6 : v6 ? nat_v4 : 0);
-	pool->blocks = zero + (own ? transparent : v6 ? nat_v6 : nat_v4);
-	pool->group = zero + (own ? 0 : nat_first >> 3);
-	pool->groups = zero + (own ? PORTS >> 3 : ((nat_first + nat_count - 1) >> 3) - (nat_first >> 3) + 1);
+	pool->block = own ? nat_v4 + nat_v6 : v6 ? nat_v4 : 0;
+	pool->blocks = own ? transparent : v6 ? nat_v6 : nat_v4;
+	pool->group = own ? 0 : nat_first >> 3;
+	pool->groups = own ? PORTS >> 3 : ((nat_first + nat_count - 1) >> 3) - (nat_first >> 3) + 1;
 }
 
 /* The group in the whole table. */
@@ -119,23 +114,24 @@ static __always_inline struct flow *take(u32 index, struct flow_ref *ref)
 
 /*
  * Takes a place for the flow, which is a NAT port but for transparent flows: one in its group, the same each time if that is free, or in
- * other groups all over the pool.
+ * other groups all over the pool. False if none was found.
  */
-static __noinline struct flow *reserve(const struct pool *pool, u64 hash, struct flow_ref *ref)
+__global int reserve(const struct pool *pool, u64 hash, struct flow_ref *ref)
 {
-	u32 at = hash >> 32, group = group_in(pool, at), byte = hash >> 21 & 7;
-	u64 *word = tags_of(group), taken = word ? READ_ONCE(*word) : ~0ull;
-	struct flow *flow;
+	u32 at = hash >> 32, group, byte = hash >> 21 & 7;
+	u64 *word, taken;
 
-	if (!pool->blocks)
-		return NULL;
+	if (!pool || !ref || !pool->blocks)
+		return false;
+	group = group_in(pool, at);
+	word = tags_of(group);
+	taken = word ? READ_ONCE(*word) : ~0ull;
 	if (taken >> byte * 8 & 0xff)
 		byte = zero_byte(taken);
 	for (int i = 0; i < PLACE_TRIES; i++) {
 		if (byte < 8) {
-			flow = take(group << 3 | byte, ref);
-			if (flow)
-				return flow;
+			if (take(group << 3 | byte, ref))
+				return true;
 			taken |= 0xffull << byte * 8;
 		} else {
 			at += 0x9e3779b9;
@@ -145,7 +141,7 @@ static __noinline struct flow *reserve(const struct pool *pool, u64 hash, struct
 		}
 		byte = zero_byte(taken);
 	}
-	return NULL;
+	return false;
 }
 
 /* The client's flow, if it has one. `own`: of a transparent listener. Fills in the hash, and whose flow it is. */

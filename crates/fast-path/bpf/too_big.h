@@ -77,12 +77,12 @@ static __always_inline bool answer_v6(struct __sk_buff *skb, const struct packet
 }
 
 /* Turns the packet, which was dropped and counted, into an answer to its sender. */
-static __noinline int answer_too_big(struct __sk_buff *skb, const struct packet *p, u32 mtu)
+__global int answer_too_big(struct __sk_buff *skb, const struct packet *p, u32 mtu)
 {
 	u8 macs[2 * ETH_ALEN];
 
 	/* Of a datagram in fragments the first is enough, and of a super-packet the first of its datagrams. */
-	if (p->odd & FRAGMENT_LATER || !load(skb, ETH_ALEN, macs, ETH_ALEN) ||
+	if (!p || p->odd & FRAGMENT_LATER || !load(skb, ETH_ALEN, macs, ETH_ALEN) ||
 	    !load(skb, 0, macs + ETH_ALEN, ETH_ALEN))
 		return TC_ACT_SHOT;
 	if (!(p->v6 ? answer_v6(skb, p, mtu) : answer_v4(skb, p, mtu)) ||

@@ -32,6 +32,13 @@ typedef _Bool bool;
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
 #define __noinline __attribute__((noinline))
+/*
+ * A function of external linkage is verified once, by itself, for whatever it may be called with: what it is given is checked for NULL, and
+ * of what it gives back only that it is a number is known. The others are verified again for each way in which they are reached.
+ */
+#define __global __attribute__((noinline))
+/* The verifier forgets, of a value that is read from the stack again, what it was compared with. */
+#define keep_in_register(x) asm volatile("" : "+r"(x))
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 #define swap16(x) __builtin_bswap16(x)

@@ -113,23 +113,29 @@ static __noinline int carry(struct xdp_md *ctx, const struct packet *p, struct p
 	return action;
 }
 
-static __noinline int client_frame(struct xdp_md *ctx, const struct packet *p, u32 number, u32 flags)
+__global int client_frame(struct xdp_md *ctx, const struct packet *p, u32 number, u32 flags)
 {
 	struct passage passage = {};
-	int refused = client_passage(ctx, p, number, &passage);
+	int refused;
 
+	if (!p)
+		return XDP_DROP;
+	refused = client_passage(ctx, p, number, &passage);
 	if (refused < 0 && passage.flow)
 		return carry(ctx, p, &passage, flags);
 	drop(number, refused);
 	return XDP_DROP;
 }
 
-static __noinline int endpoint_frame(struct xdp_md *ctx, const struct packet *p, const struct own_address *own, u32 flags)
+__global int endpoint_frame(struct xdp_md *ctx, const struct packet *p, const struct own_address *own, u32 flags)
 {
 	struct passage passage = {};
 	u32 number;
-	int refused = endpoint_passage(p, own, &passage, &number);
+	int refused;
 
+	if (!p)
+		return XDP_DROP;
+	refused = endpoint_passage(p, own, &passage, &number);
 	if (refused == NO_REPLY)
 		return XDP_PASS;
 	if (refused < 0 && passage.flow)
