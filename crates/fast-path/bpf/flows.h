@@ -182,7 +182,7 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	if (!is_admitted(listener, key))
 		return DROP_DENIED;
 	/* Where an endpoint sees such a client, its answer would be taken for a client's, and be answered for ever. */
-	if (bpf_map_lookup_elem(&own_addresses, &key->client))
+	if (own_of(&key->client))
 		return DROP_INVALID_SOURCE;
 	hash = flow_hash(hash_seed, key, listener->flags & LISTENER_SOURCE_IP);
 	route.slot = hash >> 48;

@@ -13,6 +13,10 @@
 #define NO_NAT 0xffff
 #define ID_COUNTS 4096
 #define NAT_ADDRESSES 64 /* of both families together */
+#define OWN_BITS 12
+#define OWN_SLOTS (1 << OWN_BITS)
+#define DEVICES 65536
+#define DENIED_LINES 16384
 
 enum direction { TO_ENDPOINT = 0, TO_CLIENT = 1 };
 
@@ -113,16 +117,24 @@ struct table {
 #define LISTENER_DENY_HOSTS 256	 /* nor `denied_hosts` */
 #define LISTENER_TRANSPARENT 64 /* endpoints see the client's own address and port */
 
+/* Whom a listener serves: one store puts all of it in force. */
+union lists {
+	struct {
+		u32 version; /* in `allowed`, `denied` and their like */
+		u32 lines;   /* the first of its `denied_lines` << 8 | the logarithm of how many there are; 0: none, as the first is nobody's */
+	};
+	u64 whole;
+};
+
 /* Written by the process alone. */
 struct listener {
 	u32 table; /* which of `tables` is in force */
 	u32 flags;
-	u32 access; /* the version of its lists in `allowed` and `denied` */
+	union lists lists;
 	u32 max_flows;
 	u32 max_flows_per_client; /* 0: no limit */
 	u32 ring_start;		  /* of its part of `order` */
 	u32 ring_mask;
-	u32 zero;
 	u64 gap;   /* between two new flows of a client, in ns; 0: no limit */
 	u64 burst; /* how far ahead of now a client's bucket may be, in ns */
 };
@@ -156,6 +168,12 @@ struct own_address {
 	u16 nat; /* its number among the NAT addresses, or NO_NAT */
 };
 
+struct own_slot {
+	union address address;
+	struct own_address own;
+	u32 taken;
+};
+
 struct client_key {
 	union address client; /* an IPv6 client is its /64 */
 	u32 listener;
@@ -181,6 +199,13 @@ struct host_key {
 	union address client;
 	u32 version;
 	u32 zero;
+};
+
+/* Addresses of IPv4 in network order, as many as a cache line has room for; 0 is none. */
+#define HOSTS_IN_LINE 16
+union host_line {
+	u32 host[HOSTS_IN_LINE];
+	u64 pair[HOSTS_IN_LINE / 2];
 };
 
 struct fragment_key {
@@ -250,6 +275,7 @@ struct endpoint_counts {
 
 /* XDP's packets reach whoever is behind this device when it sends them by XDP_TX. */
 #define DEVICE_SENDS 1
+#define DEVICE_TAKEN 2 /* without it, XDP leaves the device's packets alone */
 
 /* A device that XDP takes packets from. */
 struct device {

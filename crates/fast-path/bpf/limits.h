@@ -32,20 +32,46 @@ static __always_inline struct client_key client_of(const struct flow_key *key, u
 	return client;
 }
 
+/* Whether a listener's lines have this address of IPv4. */
+static __always_inline bool is_in_lines(u32 lines, u32 host)
+{
+	const volatile u64 *by = place_keys;
+	u64 hash = by[0] + by[1] * host, both = (u64)host << 32 | host, found = 0, pair;
+	union host_line *line;
+	u32 at;
+
+	hash = (hash ^ hash >> 32) * by[1];
+	at = (lines >> 8) + (u32)(hash >> 32 >> (32 - (lines & 31)));
+	line = bpf_map_lookup_elem(&denied_lines, &at);
+	if (!line)
+		return false;
+	/* The upper bit of a half that is zero, and perhaps of the one above it. */
+	#pragma clang loop unroll(full)
+	for (int i = 0; i < HOSTS_IN_LINE / 2; i++) {
+		pair = line->pair[i] ^ both;
+		found |= (pair - 0x100000001ull) & ~pair;
+	}
+	return found & 0x8000000080000000ull;
+}
+
 /* Whether the lists admit the client: not denied, and allowed if anyone is. */
 __global bool is_admitted(const struct listener *listener, const struct flow_key *key)
 {
 	struct access_key network = { .prefix = 192 };
 	struct host_key host = {};
+	union lists lists;
 	u32 flags;
 
 	if (!listener || !key)
 		return false;
 	flags = listener->flags;
 	host.client = key->client;
-	host.version = network.version = listener->access;
+	lists.whole = READ_ONCE(listener->lists.whole);
+	host.version = network.version = lists.version;
 	network.v6 = !is_v4(&key->client);
 
+	if (lists.lines && !network.v6 && is_in_lines(lists.lines, key->client.word[3]))
+		return false;
 	if (flags & LISTENER_DENY_HOSTS && bpf_map_lookup_elem(&denied_hosts, &host))
 		return false;
 	__builtin_memcpy(network.client, &key->client, sizeof(network.client));

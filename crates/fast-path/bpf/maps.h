@@ -8,6 +8,7 @@
 const volatile u64 hash_seed = 0;
 const volatile u64 place_keys[10] = {}; /* follow from it */
 const volatile u32 place_shift = 0; /* hash >> this is which count of `hashes` */
+const volatile u64 own_keys[2] = {}; /* under which the edge's addresses have slots of their own */
 const volatile u32 nat_v4 = 0; /* NAT addresses of IPv4 come first, */
 const volatile u32 nat_v6 = 0; /* then those of IPv6 */
 const volatile u32 nat_first = 0;
@@ -28,11 +29,12 @@ struct {
 	__type(value, struct ports);
 } udp_ports SEC(".maps");
 
+/* Each in the slot that own_keys give it. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 128);
-	__type(key, union address);
-	__type(value, struct own_address);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, OWN_SLOTS);
+	__type(key, u32);
+	__type(value, struct own_slot);
 } own_addresses SEC(".maps");
 
 struct {
@@ -158,7 +160,16 @@ struct {
 	__type(value, u32);
 } denied SEC(".maps");
 
-/* Networks of one address; those beyond stand in the tries. */
+/* Denied addresses of IPv4, in the line of their listener's that their hash says. Its pages begin where lines of the cache do. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DENIED_LINES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, union host_line);
+} denied_lines SEC(".maps");
+
+/* Networks of one address that have no place in lines; those beyond stand in the tries. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
@@ -205,8 +216,8 @@ struct {
 
 /* By index, those that XDP takes packets from; */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DEVICES);
 	__type(key, u32);
 	__type(value, struct device);
 } xdp_devices SEC(".maps");

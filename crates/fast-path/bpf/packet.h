@@ -49,6 +49,18 @@ static __always_inline u32 length_of(const struct packet *p, u32 segment)
 	return p->l4 - ETH_HLEN + (body < p->body ? body : p->body);
 }
 
+/* What this address is, if it is one of the edge's. */
+static __always_inline struct own_address *own_of(const union address *address)
+{
+	const volatile u64 *by = own_keys;
+	u32 at = (address->half[0] * by[0] + address->half[1] * by[1]) >> (64 - OWN_BITS);
+	struct own_slot *slot = bpf_map_lookup_elem(&own_addresses, &at);
+
+	if (!slot || !slot->taken || slot->address.half[0] != address->half[0] || slot->address.half[1] != address->half[1])
+		return NULL;
+	return &slot->own;
+}
+
 enum parsed { NOT_OURS, OURS, MALFORMED };
 
 static __always_inline void map_v4(union address *to, u32 v4)
@@ -77,7 +89,7 @@ static __always_inline enum parsed parse_v4(struct __sk_buff *skb, struct packet
 	if (!load(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return NOT_OURS;
 	map_v4(&p->dst, ip.daddr);
-	*own = bpf_map_lookup_elem(&own_addresses, &p->dst);
+	*own = own_of(&p->dst);
 	if (!concerns(*own) || (ip.protocol != IPPROTO_UDP && ip.protocol != IPPROTO_ICMP))
 		return NOT_OURS;
 	map_v4(&p->src, ip.saddr);
@@ -119,7 +131,7 @@ static __noinline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p, 
 	if (!load(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return NOT_OURS;
 	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
-	*own = bpf_map_lookup_elem(&own_addresses, &p->dst);
+	*own = own_of(&p->dst);
 	if (!concerns(*own))
 		return NOT_OURS;
 	__builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));

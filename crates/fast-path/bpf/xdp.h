@@ -153,9 +153,9 @@ int fast_path_xdp(struct xdp_md *ctx)
 	struct device *device = bpf_map_lookup_elem(&xdp_devices, &p.device);
 	struct own_address *own;
 
-	if (!device || !see(data, end, device->mac, &p))
+	if (!device || !(device->flags & DEVICE_TAKEN) || !see(data, end, device->mac, &p))
 		return XDP_PASS;
-	own = bpf_map_lookup_elem(&own_addresses, &p.dst);
+	own = own_of(&p.dst);
 	if (!own)
 		return transparent ? endpoint_frame(ctx, &p, own, device->flags) : XDP_PASS;
 	if (own->vip && listener_at(swap16(p.dport), &number))

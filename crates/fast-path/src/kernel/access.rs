@@ -1,5 +1,6 @@
 //! Whom listeners serve: lists of networks, each under a version of its own. One word makes a version the one in force, so no packet sees
-//! half of a list. Networks of one address are kept apart, where they are found faster, as many as fit there.
+//! half of a list. Networks of one address are kept apart, where they are found faster, as many as fit there: denied ones of IPv4 in lines
+//! (`denied_lines.rs`), others in tables.
 
 use std::collections::HashSet;
 
@@ -7,13 +8,18 @@ use aya::maps::{LpmTrie, MapData, MapError, lpm_trie::Key};
 use ipnet::IpNet;
 
 use super::{
-    FastPath, KernelHash, failed,
+    FastPath, KernelHash,
+    denied_lines::Lines,
+    failed,
     layout::{self, AccessKey, HostKey},
 };
 use crate::{Access, Error};
 
 /// Networks that the kernel holds, of those to allow and of those to deny: `max_entries` of `allowed` and `denied`.
 const MOST_NETWORKS: usize = 1 << 20;
+
+/// The second of [`super::Maps::lists`].
+const DENY: usize = 1;
 
 type Trie = LpmTrie<MapData, AccessKey, u32>;
 
@@ -27,19 +33,20 @@ impl FastPath {
         let mut written = Vec::with_capacity(lists.len());
         for (place, access) in lists {
             self.access_version += 1;
-            written.push((place, self.access_version, access));
-            let (_, version, access) = &written[written.len() - 1];
-            if let Err(error) = self.maps.write(*version, access) {
+            written.push((place, Version { number: self.access_version, ..Version::default() }, access));
+            let last = written.len() - 1;
+            let (_, version, access) = &mut written[last];
+            if let Err(error) = self.maps.write(version, access) {
                 // Those that are not there cannot be removed, and need not be.
-                written.iter().for_each(|(_, version, access)| _ = self.maps.forget(*version, access));
+                written.iter().for_each(|(_, version, access)| _ = self.maps.forget(version, access));
                 return Err(error);
             }
         }
         for (place, version, access) in written {
-            let before = std::mem::replace(&mut self.listeners[place].kernel.access, version);
+            let before = std::mem::replace(&mut self.listeners[place].lists, version);
             let old = std::mem::replace(&mut self.settings.listeners[place].access, access);
             self.write_listener(place)?;
-            if let Err(error) = self.maps.forget(before, &old) {
+            if let Err(error) = self.maps.forget(&before, &old) {
                 tracing::warn!("{error}; it stays there, unused");
             }
         }
@@ -67,9 +74,15 @@ impl super::Maps {
         ]
     }
 
-    fn write(&mut self, version: u32, access: &Access) -> Result<(), Error> {
-        for (lists, networks) in self.lists(access) {
-            for network in networks {
+    fn write(&mut self, version: &mut Version, access: &Access) -> Result<(), Error> {
+        version.lines = self.denied_lines.write(&access.deny).map_err(failed("write addresses to deny"))?;
+        let mut outside = access.deny.iter().filter(|network| !version.lines.has(network)).peekable();
+        version.denies_others = outside.peek().is_some();
+        version.denies_hosts = outside.any(is_host);
+        let Version { number: version, lines, .. } = version;
+        let version = *version;
+        for (at, (lists, networks)) in self.lists(access).into_iter().enumerate() {
+            for network in networks.iter().filter(|network| at != DENY || !lines.has(network)) {
                 let among_hosts = is_host(network).then(|| lists.hosts.insert(host_key(version, network), 1, 0));
                 let written = match among_hosts {
                     Some(written) if !is_full(&written) => written,
@@ -81,10 +94,12 @@ impl super::Maps {
         Ok(())
     }
 
-    fn forget(&mut self, version: u32, access: &Access) -> Result<(), Error> {
-        let mut result = Ok(());
-        for (lists, networks) in self.lists(access) {
-            let distinct: HashSet<_> = networks.iter().map(IpNet::trunc).collect();
+    fn forget(&mut self, Version { number: version, lines, .. }: &Version, access: &Access) -> Result<(), Error> {
+        let (version, mut result) = (*version, Ok(()));
+        self.denied_lines.free(lines);
+        for (at, (lists, networks)) in self.lists(access).into_iter().enumerate() {
+            let outside = networks.iter().filter(|network| at != DENY || !lines.has(network));
+            let distinct: HashSet<_> = outside.map(IpNet::trunc).collect();
             for network in &distinct {
                 if is_host(network) && lists.hosts.remove(&host_key(version, network)).is_ok() {
                     continue;
@@ -95,6 +110,25 @@ impl super::Maps {
             }
         }
         result
+    }
+}
+
+/// A listener's lists in the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Version {
+    number: u32,
+    /// Has addresses that are denied.
+    lines: Lines,
+    /// Others are denied, too,
+    pub denies_others: bool,
+    /// and among them single addresses.
+    pub denies_hosts: bool,
+}
+
+impl Version {
+    /// As the program is told of it: its number, and its lines.
+    pub fn word(&self) -> u64 {
+        u64::from(self.lines.word()) << 32 | u64::from(self.number)
     }
 }
 

@@ -22,6 +22,15 @@ pub(super) const LISTENER_ALLOW_HOSTS: u32 = 128;
 pub(super) const LISTENER_DENY_HOSTS: u32 = 256;
 
 pub(super) const DEVICE_SENDS: u16 = 1;
+pub(super) const DEVICE_TAKEN: u16 = 2;
+/// Indices of devices that XDP can tell apart: `max_entries` of `xdp_devices`.
+pub(super) const DEVICES: u32 = 1 << 16;
+
+/// The logarithm of `max_entries` of `own_addresses`.
+pub(super) const OWN_BITS: u32 = 12;
+/// `max_entries` of `denied_lines`.
+pub(super) const DENIED_LINES: u32 = 1 << 14;
+pub(super) const HOSTS_IN_LINE: usize = 16;
 
 pub(super) const RP_FILTER_STRICT: u32 = 1;
 
@@ -73,12 +82,11 @@ shared! {
     struct Listener {
         table: u32,
         flags: u32,
-        access: u32,
+        lists: u64,
         max_flows: u32,
         max_flows_per_client: u32,
         ring_start: u32,
         ring_mask: u32,
-        zero: u32,
         gap: u64,
         burst: u64,
     }
@@ -120,6 +128,17 @@ shared! {
     struct OwnAddress {
         vip: u16,
         nat: u16,
+    }
+
+    struct OwnSlot {
+        address: Address,
+        own: OwnAddress,
+        taken: u32,
+    }
+
+    #[derive(Default)]
+    struct HostLine {
+        host: [u32; HOSTS_IN_LINE],
     }
 
     #[derive(PartialEq)]
@@ -180,7 +199,8 @@ mod tests {
     #[test]
     fn nothing_is_padded() {
         assert_eq!(size_of::<Table>(), SLOTS * 2 + SLOTS / 4);
-        assert_eq!(size_of::<Listener>(), 8 * 4 + 2 * 8);
+        assert_eq!(size_of::<Listener>(), 6 * 4 + 3 * 8);
+        assert_eq!(size_of::<OwnSlot>(), 24);
         assert_eq!(size_of::<Endpoint>(), 24);
         assert_eq!(size_of::<FlowKey>(), 40);
         assert_eq!(size_of::<AccessKey>(), 24);

@@ -4,20 +4,22 @@ use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
-    maps::{Array, HashMap as KernelMap, Map, MapError},
+    maps::{Array, Map, MapError},
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 
 use super::{
     FastPath, Listening, Maps,
-    access::is_host,
+    access::{Version, is_host},
+    denied_lines::DeniedLines,
     flow_table::FlowTable,
-    layout::{self, Listener, NO_NAT, OwnAddress, Ports},
+    layout::{self, Listener, OwnSlot, Ports},
     notices::Notices,
+    own_addresses::OwnAddresses,
     with_causes,
     xdp::XdpMaps,
 };
-use crate::{Access, Limits, NatPool, Settings, Unavailable};
+use crate::{Limits, NatPool, Settings, Unavailable};
 use endpoint_group::Affinity;
 
 /// The compiled `bpf/fast_path.c`.
@@ -37,7 +39,9 @@ impl FastPath {
     pub(super) fn load_object(object: &[u8], settings: Settings) -> Result<Self, Unavailable> {
         settings.check().map_err(Unavailable::Settings)?;
         let sizes = Sizes::of(&settings);
-        let mut ebpf = load(object, &settings, &sizes)?;
+        let own = OwnAddresses::of(&settings);
+        let own = own.ok_or_else(|| Unavailable::Settings("there are too many NAT addresses: name fewer".into()))?;
+        let mut ebpf = load(object, &settings, &sizes, own.keys)?;
         for name in ["fast_path", "end_flows", "way_to"] {
             let program = ebpf.program_mut(name).and_then(|program| <&mut SchedClassifier>::try_from(program).ok());
             let program = program.ok_or_else(|| missing(name))?;
@@ -46,8 +50,8 @@ impl FastPath {
         let xdp = ebpf.program_mut("fast_path_xdp").and_then(|program| <&mut Xdp>::try_from(program).ok());
         let xdp = xdp.ok_or_else(|| missing("fast_path_xdp"))?;
         patiently(|| xdp.load()).map_err(|error| refused_program(&error))?;
-        write_constants(&mut ebpf, &settings).map_err(|error| refused_map(&error))?;
-        let maps = Maps::take(&mut ebpf)?;
+        write_constants(&mut ebpf, &settings, &own).map_err(|error| refused_map(&error))?;
+        let maps = Maps::take(&mut ebpf, settings.hash_seed)?;
         let xdp_maps = XdpMaps::take(&mut ebpf)?;
         let flows = ebpf.take_map("flows").ok_or_else(|| missing("flows"))?;
         let Map::Array(flows) = flows else { return Err(missing("flows")) };
@@ -56,7 +60,11 @@ impl FastPath {
         let notices = Notices::listen(of("epoch")?, [of("reverse_paths")?, of("reverse_path_count")?])
             .map_err(|error| Unavailable::Kernel(format!("cannot listen for changes of routes: {error}")))?;
         let mut fast_path = Self {
-            listeners: sizes.rings.iter().map(|ring| Listening { table: None, kernel: listener(ring) }).collect(),
+            listeners: sizes
+                .rings
+                .iter()
+                .map(|ring| Listening { table: None, lists: Version::default(), kernel: listener(ring) })
+                .collect(),
             nat_addresses: in_order(&settings.nat),
             settings,
             ebpf,
@@ -131,7 +139,7 @@ impl Sizes {
     }
 }
 
-fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unavailable> {
+fn load(object: &[u8], settings: &Settings, sizes: &Sizes, own_keys: [u64; 2]) -> Result<Ebpf, Unavailable> {
     let v6 = settings.nat.addresses.iter().filter(|address| address.is_ipv6()).count();
     let listeners = settings.listeners.len();
     let clients = if settings.listeners.iter().any(|l| counts_clients(&l.limits)) { sizes.capacity + SLACK } else { 1 };
@@ -145,6 +153,7 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
     let mut loader = EbpfLoader::new();
     loader
         .override_global("hash_seed", &settings.hash_seed, true)
+        .override_global("own_keys", &own_keys, true)
         .override_global("place_keys", &place_keys, true)
         .override_global("place_shift", &place_shift, true)
         .override_global("nat_v4", &nat_v4, true)
@@ -180,33 +189,30 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes) -> Result<Ebpf, Unava
     })
 }
 
-/// What first places in the flow table are computed with: numbers without a pattern, which follow from the seed (`SplitMix64`; Steele,
-/// Lea and Flood, 2014).
+/// What first places in the flow table are computed with: numbers that follow from the seed.
 fn place_keys(seed: u64) -> [u64; 10] {
     let mut state = seed;
-    std::array::from_fn(|_| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    })
+    std::array::from_fn(|_| split_mix(&mut state))
+}
+
+/// The next number without a pattern (`SplitMix64`; Steele, Lea and Flood, 2014).
+pub(super) fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
 }
 
 /// What the maps hold from the beginning.
-fn write_constants(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), MapError> {
+fn write_constants(ebpf: &mut Ebpf, settings: &Settings, own: &OwnAddresses) -> Result<(), MapError> {
     let none = || MapError::InvalidName { name: "fast_path.o".into() };
-    let mut own = HashMap::new();
-    for &ip in &settings.static_ips {
-        own.insert(ip, OwnAddress { vip: 1, nat: NO_NAT });
-    }
     let mut nat: Array<_, layout::Address> = ebpf.map_mut("nat_addresses").ok_or_else(none)?.try_into()?;
-    for (number, &ip) in (0u16..).zip(&in_order(&settings.nat)) {
-        own.entry(ip).or_insert(OwnAddress { vip: 0, nat: NO_NAT }).nat = number;
-        nat.set(number.into(), layout::address(ip), 0)?;
+    for (number, &ip) in (0..).zip(&in_order(&settings.nat)) {
+        nat.set(number, layout::address(ip), 0)?;
     }
-    let mut addresses: KernelMap<_, layout::Address, OwnAddress> = ebpf.map_mut("own_addresses").ok_or_else(none)?.try_into()?;
-    for (&ip, what) in &own {
-        addresses.insert(layout::address(ip), what, 0)?;
+    let mut addresses: Array<_, OwnSlot> = ebpf.map_mut("own_addresses").ok_or_else(none)?.try_into()?;
+    for (slot, address) in &own.slots {
+        addresses.set(*slot, address, 0)?;
     }
     // Places beside the NAT ports, in the groups that have some of them.
     let mut tags: Array<_, u64> = ebpf.map_mut("tags").ok_or_else(none)?.try_into()?;
@@ -229,10 +235,12 @@ fn write_constants(ebpf: &mut Ebpf, settings: &Settings) -> Result<(), MapError>
 }
 
 impl Maps {
-    fn take(ebpf: &mut Ebpf) -> Result<Self, Unavailable> {
+    fn take(ebpf: &mut Ebpf, hash_seed: u64) -> Result<Self, Unavailable> {
         let mut of = |name: &'static str| ebpf.take_map(name).ok_or_else(|| missing(name));
         let wrong = |error: MapError| refused_map(&error);
+        let [first, second, ..] = place_keys(hash_seed);
         Ok(Self {
+            denied_lines: DeniedLines::new(of("denied_lines")?.try_into().map_err(wrong)?, [first, second]),
             tables: of("tables")?.try_into().map_err(wrong)?,
             listeners: of("listeners")?.try_into().map_err(wrong)?,
             states: of("listener_states")?.try_into().map_err(wrong)?,
@@ -277,18 +285,19 @@ impl FastPath {
         let settings = &self.settings.listeners[place];
         let Limits { max_flows, max_flows_per_client, .. } = settings.limits;
         let (gap, burst) = rate(&settings.limits);
-        let Access { allow, deny } = &settings.access;
+        let allow = &settings.access.allow;
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
-        let kernel = &mut self.listeners[place].kernel;
+        let Listening { kernel, lists, .. } = &mut self.listeners[place];
+        kernel.lists = lists.word();
         kernel.flags = flag(settings.affinity == Affinity::SourceIp, layout::LISTENER_SOURCE_IP)
             | flag(settings.transparent, layout::LISTENER_TRANSPARENT)
             | flag(settings.keep, layout::LISTENER_KEEP)
             | flag(settings.carry_dscp, layout::LISTENER_CARRY_DSCP)
             | flag(self.draining, layout::LISTENER_DRAINING)
             | flag(!allow.is_empty(), layout::LISTENER_ALLOW)
-            | flag(!deny.is_empty(), layout::LISTENER_DENY)
+            | flag(lists.denies_others, layout::LISTENER_DENY)
             | flag(allow.iter().any(is_host), layout::LISTENER_ALLOW_HOSTS)
-            | flag(deny.iter().any(is_host), layout::LISTENER_DENY_HOSTS);
+            | flag(lists.denies_hosts, layout::LISTENER_DENY_HOSTS);
         kernel.max_flows = u32::try_from(max_flows).unwrap_or(u32::MAX);
         kernel.max_flows_per_client = max_flows_per_client.map_or(0, |most| u32::try_from(most.get()).unwrap_or(u32::MAX));
         kernel.gap = u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);

@@ -4,6 +4,7 @@ mod access;
 mod attach;
 mod attachments;
 mod count;
+mod denied_lines;
 mod dispatcher;
 mod flow_table;
 mod layout;
@@ -12,6 +13,7 @@ mod multipath;
 mod neighbours;
 mod netdev;
 mod notices;
+mod own_addresses;
 mod publish;
 mod reverse_path;
 mod rtnetlink;
@@ -85,6 +87,7 @@ struct Maps {
     endpoints: KernelArray<Endpoint>,
     overrides: KernelHash<OverrideKey, u16>,
     flow_refs: KernelHash<FlowKey, FlowRef>,
+    denied_lines: denied_lines::DeniedLines,
     allowed: LpmTrie<MapData, AccessKey, u32>,
     denied: LpmTrie<MapData, AccessKey, u32>,
     allowed_hosts: KernelHash<HostKey, u32>,
@@ -97,6 +100,8 @@ struct Maps {
 /// A listener as it was published last.
 struct Listening {
     table: Option<Arc<ListenerTable>>,
+    /// Whom it serves.
+    lists: access::Version,
     /// What the kernel has of it.
     kernel: Listener,
 }

@@ -3,13 +3,13 @@
 use std::{ffi::CString, io};
 
 use aya::{
-    maps::{HashMap as KernelMap, MapData, xdp::DevMapHash},
+    maps::{MapData, xdp::DevMapHash},
     programs::{Xdp, XdpMode, links::FdLink},
 };
 
 use super::{
-    FastPath, failed,
-    layout::{DEVICE_SENDS, Device},
+    FastPath, KernelArray, failed,
+    layout::{DEVICE_SENDS, DEVICE_TAKEN, DEVICES, Device},
     netdev, with_causes,
 };
 use crate::Error;
@@ -44,6 +44,9 @@ const NO_HARDWARE: &[&str] = &[
     "xfrmi",
 ];
 
+/// A device that XDP leaves alone.
+const NOBODY: Device = Device { mac: [0; 6], flags: 0 };
+
 /// What there is of XDP on a device.
 pub(super) struct Attached {
     /// Lets go when it is dropped.
@@ -55,7 +58,7 @@ pub(super) struct Attached {
 
 /// The maps that say which devices take part.
 pub(super) struct XdpMaps {
-    pub devices: KernelMap<MapData, u32, Device>,
+    pub devices: KernelArray<Device>,
     pub ports: DevMapHash<MapData>,
 }
 
@@ -68,7 +71,10 @@ impl FastPath {
         }
         let cannot = |reason: String| Error::Device { device: name.into(), reason };
         let (index, device) = look(name, true).map_err(|error| cannot(error.to_string()))?;
-        self.xdp_maps.devices.insert(index, device, 0).map_err(failed("name a device to XDP"))?;
+        if index >= DEVICES {
+            return Err(cannot(format!("the kernel counts it as number {index}, and XDP knows those below {DEVICES}")));
+        }
+        self.xdp_maps.devices.set(index, device, 0).map_err(failed("name a device to XDP"))?;
         let program: &mut Xdp = self.program("fast_path_xdp")?;
         let link = program.attach_to_if_index(index, XdpMode::Driver).and_then(|id| program.take_link(id));
         // Another kind of link would outlive this process.
@@ -81,7 +87,7 @@ impl FastPath {
                 self.follow(name)
             }
             Err(reason) => {
-                let _ = self.xdp_maps.devices.remove(&index);
+                let _ = self.xdp_maps.devices.set(index, NOBODY, 0);
                 Err(cannot(format!("its driver takes no native XDP program: {reason}")))
             }
         }
@@ -90,8 +96,8 @@ impl FastPath {
     /// Leaves the packets of `name` to TCX alone.
     pub fn detach_xdp(&mut self, name: &str) {
         if let Some(attached) = self.xdp.remove(name) {
-            // Err: it went with the device.
-            let _ = self.xdp_maps.devices.remove(&attached.index);
+            // Err: nobody reads it without the link.
+            let _ = self.xdp_maps.devices.set(attached.index, NOBODY, 0);
         }
     }
 
@@ -105,7 +111,7 @@ impl FastPath {
         let cannot = |error: io::Error| Error::Device { device: name.into(), reason: error.to_string() };
         let (index, device) = look(name, false).map_err(cannot)?;
         if let Some(attached) = self.xdp.get_mut(name).filter(|attached| attached.index == index && attached.device != device) {
-            self.xdp_maps.devices.insert(index, device, 0).map_err(failed("name a device to XDP"))?;
+            self.xdp_maps.devices.set(index, device, 0).map_err(failed("name a device to XDP"))?;
             attached.device = device;
         }
         let takes = netdev::xdp_features(index).map_err(cannot)?.takes_frames();
@@ -147,5 +153,5 @@ fn look(name: &str, new: bool) -> io::Result<(u32, Device)> {
     }
     // What a veth sends back is lost unless the other end takes frames. A NIC sends on a wire.
     let sends = features.takes_frames() || netdev::driver(&name.to_string_lossy())? != "veth";
-    Ok((index, Device { mac, flags: if sends { DEVICE_SENDS } else { 0 } }))
+    Ok((index, Device { mac, flags: DEVICE_TAKEN | if sends { DEVICE_SENDS } else { 0 } }))
 }
