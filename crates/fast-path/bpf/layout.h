@@ -111,17 +111,21 @@ struct table {
 #define LISTENER_KEEP 2	     /* flows stay at an endpoint that is unhealthy */
 #define LISTENER_CARRY_DSCP 4
 #define LISTENER_DRAINING 8 /* no new flow */
-#define LISTENER_ALLOW 16   /* only whom `allowed` has, */
-#define LISTENER_DENY 32    /* nobody whom `denied` has */
-#define LISTENER_ALLOW_HOSTS 128 /* or whom `allowed_hosts` has */
-#define LISTENER_DENY_HOSTS 256	 /* nor `denied_hosts` */
-#define LISTENER_TRANSPARENT 64 /* endpoints see the client's own address and port */
+#define LISTENER_TRANSPARENT 16 /* endpoints see the client's own address and port */
 
-/* Whom a listener serves: one store puts all of it in force. */
+/* Where a list is to be looked for. */
+#define LISTS_ALLOW 0x10000000 /* only whom `allowed` has, */
+#define LISTS_ALLOW_HOSTS 0x20000000 /* or `allowed_hosts`; */
+#define LISTS_DENY 0x40000000 /* nobody whom `denied` has, */
+#define LISTS_DENY_HOSTS 0x80000000 /* nor `denied_hosts`, */
+#define LISTS_LINES 0xff /* nor its lines: the logarithm of how many there are, and one; 0: none */
+#define FIRST_LINE(where) (((where) & 0xfffffff) >> 8)
+
+/* Whom a listener serves. One store puts all of it in force, so it is read by one. */
 union lists {
 	struct {
 		u32 version; /* in `allowed`, `denied` and their like */
-		u32 lines;   /* the first of its `denied_lines` << 8 | the logarithm of how many there are; 0: none, as the first is nobody's */
+		u32 where;   /* LISTS_* | FIRST_LINE */
 	};
 	u64 whole;
 };

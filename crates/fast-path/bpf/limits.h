@@ -4,11 +4,6 @@
 
 #include "count.h"
 
-static __always_inline bool is_v4(const union address *address)
-{
-	return address->half[0] == 0 && address->word[2] == swap32(0xffff);
-}
-
 /*
  * Whether no host has this address, so that a router drops what comes from it: 0.0.0.0/8, 127.0.0.0/8, multicast and beyond;
  * ::, ::1, multicast, and an IPv4 address in an IPv6 packet, which would be taken for that IPv4 client.
@@ -33,7 +28,7 @@ static __always_inline struct client_key client_of(const struct flow_key *key, u
 }
 
 /* Whether a listener's lines have this address of IPv4. */
-static __always_inline bool is_in_lines(u32 lines, u32 host)
+static __always_inline bool is_in_lines(u32 where, u32 host)
 {
 	const volatile u64 *by = place_keys;
 	u64 hash = by[0] + by[1] * host, both = (u64)host << 32 | host, found = 0, pair;
@@ -41,7 +36,7 @@ static __always_inline bool is_in_lines(u32 lines, u32 host)
 	u32 at;
 
 	hash = (hash ^ hash >> 32) * by[1];
-	at = (lines >> 8) + (u32)(hash >> 32 >> (32 - (lines & 31)));
+	at = FIRST_LINE(where) + (u32)(hash >> 32 >> (33 - (where & LISTS_LINES)));
 	line = bpf_map_lookup_elem(&denied_lines, &at);
 	if (!line)
 		return false;
@@ -60,27 +55,27 @@ __global bool is_admitted(const struct listener *listener, const struct flow_key
 	struct access_key network = { .prefix = 192 };
 	struct host_key host = {};
 	union lists lists;
-	u32 flags;
+	u32 where;
 
 	if (!listener || !key)
 		return false;
-	flags = listener->flags;
 	host.client = key->client;
 	lists.whole = READ_ONCE(listener->lists.whole);
+	where = lists.where;
 	host.version = network.version = lists.version;
 	network.v6 = !is_v4(&key->client);
 
-	if (lists.lines && !network.v6 && is_in_lines(lists.lines, key->client.word[3]))
+	if (where & LISTS_LINES && !network.v6 && is_in_lines(where, key->client.word[3]))
 		return false;
-	if (flags & LISTENER_DENY_HOSTS && bpf_map_lookup_elem(&denied_hosts, &host))
+	if (where & LISTS_DENY_HOSTS && bpf_map_lookup_elem(&denied_hosts, &host))
 		return false;
 	__builtin_memcpy(network.client, &key->client, sizeof(network.client));
-	if (flags & LISTENER_DENY && bpf_map_lookup_elem(&denied, &network))
+	if (where & LISTS_DENY && bpf_map_lookup_elem(&denied, &network))
 		return false;
-	if (!(flags & (LISTENER_ALLOW | LISTENER_ALLOW_HOSTS)))
+	if (!(where & (LISTS_ALLOW | LISTS_ALLOW_HOSTS)))
 		return true;
-	return (flags & LISTENER_ALLOW_HOSTS && bpf_map_lookup_elem(&allowed_hosts, &host)) ||
-	       (flags & LISTENER_ALLOW && bpf_map_lookup_elem(&allowed, &network));
+	return (where & LISTS_ALLOW_HOSTS && bpf_map_lookup_elem(&allowed_hosts, &host)) ||
+	       (where & LISTS_ALLOW && bpf_map_lookup_elem(&allowed, &network));
 }
 
 /* Counts one flow more of the client, or says why not. A client that there is no room for is served. */

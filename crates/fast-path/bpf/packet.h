@@ -49,6 +49,11 @@ static __always_inline u32 length_of(const struct packet *p, u32 segment)
 	return p->l4 - ETH_HLEN + (body < p->body ? body : p->body);
 }
 
+static __always_inline bool is_v4(const union address *address)
+{
+	return address->half[0] == 0 && address->word[2] == swap32(0xffff);
+}
+
 /* What this address is, if it is one of the edge's. */
 static __always_inline struct own_address *own_of(const union address *address)
 {
@@ -131,6 +136,9 @@ static __noinline enum parsed parse_v6(struct __sk_buff *skb, struct packet *p, 
 	if (!load(skb, ETH_HLEN, &ip, sizeof(ip)))
 		return NOT_OURS;
 	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
+	/* It would be taken for that IPv4 address. */
+	if (is_v4(&p->dst))
+		return NOT_OURS;
 	*own = own_of(&p->dst);
 	if (!concerns(*own))
 		return NOT_OURS;

@@ -45,6 +45,8 @@ static __always_inline bool see(void *data, void *end, const u8 *mac, struct pac
 		p->v6 = 1;
 		__builtin_memcpy(&p->src, &ip->saddr, sizeof(p->src));
 		__builtin_memcpy(&p->dst, &ip->daddr, sizeof(p->dst));
+		if (is_v4(&p->dst))
+			return false;
 	} else {
 		return false;
 	}

@@ -1,5 +1,5 @@
-//! Whom listeners serve: lists of networks, each under a version of its own. One word makes a version the one in force, so no packet sees
-//! half of a list. Networks of one address are kept apart, where they are found faster, as many as fit there: denied ones of IPv4 in lines
+//! Whom listeners serve: lists of networks, each under a version of its own. One word makes a version the one in force, and it is not forgotten
+//! before those who have read that word are done, so no packet sees half of a list. Networks of one address are kept apart, where they are found faster, as many as fit there: denied ones of IPv4 in lines
 //! (`denied_lines.rs`), others in tables.
 
 use std::collections::HashSet;
@@ -11,7 +11,7 @@ use super::{
     FastPath, KernelHash,
     denied_lines::Lines,
     failed,
-    layout::{self, AccessKey, HostKey},
+    layout::{self, AccessKey, HostKey, LISTS_ALLOW, LISTS_ALLOW_HOSTS, LISTS_DENY, LISTS_DENY_HOSTS},
 };
 use crate::{Access, Error};
 
@@ -24,33 +24,54 @@ const DENY: usize = 1;
 type Trie = LpmTrie<MapData, AccessKey, u32>;
 
 impl FastPath {
-    /// Replaces whom the listeners at these places of the settings serve. Flows that were admitted go on. On an error all listeners
-    /// keep the lists that they had.
+    /// Replaces whom the listeners at these places of the settings serve. Flows that were admitted go on. If there is no room for the new
+    /// lists, or they cannot be written, all listeners keep those that they had.
     pub fn set_access(&mut self, lists: Vec<(usize, Access)>) -> Result<(), Error> {
+        self.forget_replaced();
         let lists: Vec<_> =
             lists.into_iter().filter(|(place, access)| self.settings.listeners[*place].access != *access).collect();
         self.check_room(&lists)?;
         let mut written = Vec::with_capacity(lists.len());
         for (place, access) in lists {
             self.access_version += 1;
-            written.push((place, Version { number: self.access_version, ..Version::default() }, access));
-            let last = written.len() - 1;
-            let (_, version, access) = &mut written[last];
-            if let Err(error) = self.maps.write(version, access) {
+            let mut version = Version { number: self.access_version, ..Version::default() };
+            let result = self.maps.write(&mut version, &access);
+            written.push((place, version, access));
+            if let Err(error) = result {
                 // Those that are not there cannot be removed, and need not be.
                 written.iter().for_each(|(_, version, access)| _ = self.maps.forget(version, access));
                 return Err(error);
             }
         }
+        let mut result = Ok(());
         for (place, version, access) in written {
-            let before = std::mem::replace(&mut self.listeners[place].lists, version);
-            let old = std::mem::replace(&mut self.settings.listeners[place].access, access);
-            self.write_listener(place)?;
-            if let Err(error) = self.maps.forget(&before, &old) {
+            self.exchange(place, version, access);
+            if let Err(error) = self.write_listener(place) {
+                // It has what it had: what is replaced is the new.
+                if let Some((version, access)) = self.replaced.pop() {
+                    self.exchange(place, version, access);
+                }
+                result = Err(error);
+            }
+        }
+        if programs_have_ended() {
+            self.forget_replaced();
+        }
+        result
+    }
+
+    fn exchange(&mut self, place: usize, version: Version, access: Access) {
+        let version = std::mem::replace(&mut self.listeners[place].lists, version);
+        let access = std::mem::replace(&mut self.settings.listeners[place].access, access);
+        self.replaced.push((version, access));
+    }
+
+    fn forget_replaced(&mut self) {
+        for (version, access) in std::mem::take(&mut self.replaced) {
+            if let Err(error) = self.maps.forget(&version, &access) {
                 tracing::warn!("{error}; it stays there, unused");
             }
         }
-        Ok(())
     }
 
     /// While both are there, the lists in force and the new ones share the room.
@@ -76,10 +97,16 @@ impl super::Maps {
 
     fn write(&mut self, version: &mut Version, access: &Access) -> Result<(), Error> {
         version.lines = self.denied_lines.write(&access.deny).map_err(failed("write addresses to deny"))?;
-        let mut outside = access.deny.iter().filter(|network| !version.lines.has(network)).peekable();
-        version.denies_others = outside.peek().is_some();
-        version.denies_hosts = outside.any(is_host);
-        let Version { number: version, lines, .. } = version;
+        let outside: Vec<_> = access.deny.iter().filter(|network| !version.lines.has(network)).collect();
+        for (flag, there) in [
+            (LISTS_ALLOW, !access.allow.is_empty()),
+            (LISTS_ALLOW_HOSTS, access.allow.iter().any(is_host)),
+            (LISTS_DENY, !outside.is_empty()),
+            (LISTS_DENY_HOSTS, outside.iter().any(|network| is_host(network))),
+        ] {
+            version.flags |= if there { flag } else { 0 };
+        }
+        let Version { number: version, lines, .. } = &*version;
         let version = *version;
         for (at, (lists, networks)) in self.lists(access).into_iter().enumerate() {
             for network in networks.iter().filter(|network| at != DENY || !lines.has(network)) {
@@ -119,17 +146,22 @@ pub(super) struct Version {
     number: u32,
     /// Has addresses that are denied.
     lines: Lines,
-    /// Others are denied, too,
-    pub denies_others: bool,
-    /// and among them single addresses.
-    pub denies_hosts: bool,
+    /// `LISTS_*`: where others are to be looked for.
+    flags: u32,
 }
 
 impl Version {
-    /// As the program is told of it: its number, and its lines.
+    /// As the program is told of it.
     pub fn word(&self) -> u64 {
-        u64::from(self.lines.word()) << 32 | u64::from(self.number)
+        u64::from(self.flags | self.lines.word()) << 32 | u64::from(self.number)
     }
+}
+
+/// Waits until every program that may have read a word before this call has ended: some milliseconds. False where the kernel does not tell,
+/// because processors are kept from all work but one process's (`nohz_full`).
+fn programs_have_ended() -> bool {
+    // SAFETY: a system call without arguments in memory.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) == 0 }
 }
 
 /// Those to allow, or those to deny.
@@ -139,7 +171,7 @@ struct Lists<'a> {
 }
 
 /// Whether it is one address.
-pub(super) fn is_host(network: &IpNet) -> bool {
+fn is_host(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
 

@@ -74,9 +74,9 @@ impl Lines {
         host.is_some_and(|host| self.content[self.line_of(host)].host.contains(&host))
     }
 
-    /// As the program is told of them.
+    /// As the program is told of them: the first, and the logarithm of how many there are, and one; 0 is none.
     pub fn word(&self) -> u32 {
-        if self.content.is_empty() { 0 } else { self.range.start << 8 | self.bits() }
+        if self.content.is_empty() { 0 } else { self.range.start << 8 | (self.bits() + 1) }
     }
 
     fn bits(&self) -> u32 {
@@ -92,10 +92,10 @@ impl Lines {
     }
 }
 
-/// The first gap that is wide enough for so many addresses. Line 0 is nobody's.
+/// The first gap that is wide enough for so many addresses.
 fn room(taken: &[Range<u32>], hosts: usize) -> Option<Range<u32>> {
     let needed = u32::try_from(hosts.div_ceil(AT_MOST).next_power_of_two()).ok().filter(|_| hosts > 0)?;
-    let ends = std::iter::once(1).chain(taken.iter().map(|taken| taken.end));
+    let ends = std::iter::once(0).chain(taken.iter().map(|taken| taken.end));
     let begins = taken.iter().map(|taken| taken.start).chain(std::iter::once(DENIED_LINES));
     ends.zip(begins).find(|(end, begin)| begin - end >= needed).map(|(end, _)| end..end + needed)
 }
@@ -141,7 +141,7 @@ mod tests {
             list.iter().map(|network| lines.has(network)).collect::<Vec<_>>(),
             [[true; 16].as_slice(), &[false; 84]].concat()
         );
-        assert_eq!(lines.word(), 5 << 8);
+        assert_eq!(lines.word(), 5 << 8 | 1);
     }
 
     #[test]
@@ -156,11 +156,15 @@ mod tests {
     #[test]
     fn a_list_takes_the_first_gap_that_is_wide_enough() {
         assert_eq!(room(&[], 0), None);
-        assert_eq!(room(&[], 1), Some(1..2));
-        assert_eq!(room(&[], 7), Some(1..3));
+        assert_eq!(room(&[], 1), Some(0..1));
+        assert_eq!(room(&[], 7), Some(0..2));
+        assert_eq!(room(&[1..2, 4..5], 6), Some(0..1));
         assert_eq!(room(&[1..2, 4..5], 12), Some(2..4));
         assert_eq!(room(&[1..2, 4..5], 13), Some(5..9));
-        assert_eq!(room(&[], usize::try_from(DENIED_LINES - 1).unwrap() * AT_MOST), None, "it would take one more");
-        assert_eq!(room(&[1..2, 2..DENIED_LINES], 1), None);
+        let most = usize::try_from(DENIED_LINES).unwrap() * AT_MOST;
+        assert_eq!((room(&[], most), room(&[], most + 1)), (Some(0..DENIED_LINES), None));
+        let half = DENIED_LINES / 2;
+        assert_eq!(room(&[0..1, 1..half], most / 2), Some(half..DENIED_LINES), "a list and its successor");
+        assert_eq!(room(&[0..half, half..half + 1], most / 2), None);
     }
 }

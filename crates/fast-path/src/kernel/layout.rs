@@ -15,11 +15,12 @@ pub(super) const LISTENER_SOURCE_IP: u32 = 1;
 pub(super) const LISTENER_KEEP: u32 = 2;
 pub(super) const LISTENER_CARRY_DSCP: u32 = 4;
 pub(super) const LISTENER_DRAINING: u32 = 8;
-pub(super) const LISTENER_ALLOW: u32 = 16;
-pub(super) const LISTENER_DENY: u32 = 32;
-pub(super) const LISTENER_TRANSPARENT: u32 = 64;
-pub(super) const LISTENER_ALLOW_HOSTS: u32 = 128;
-pub(super) const LISTENER_DENY_HOSTS: u32 = 256;
+pub(super) const LISTENER_TRANSPARENT: u32 = 16;
+
+pub(super) const LISTS_ALLOW: u32 = 1 << 28;
+pub(super) const LISTS_ALLOW_HOSTS: u32 = 1 << 29;
+pub(super) const LISTS_DENY: u32 = 1 << 30;
+pub(super) const LISTS_DENY_HOSTS: u32 = 1 << 31;
 
 pub(super) const DEVICE_SENDS: u16 = 1;
 pub(super) const DEVICE_TAKEN: u16 = 2;
@@ -33,6 +34,7 @@ pub(super) const DENIED_LINES: u32 = 1 << 14;
 pub(super) const HOSTS_IN_LINE: usize = 16;
 
 pub(super) const RP_FILTER_STRICT: u32 = 1;
+pub(super) const RP_FILTER_LOOSE: u32 = 2;
 
 pub(super) const ENDPOINT_KNOWN: u16 = 1;
 pub(super) const ENDPOINT_V6: u16 = 2;

@@ -10,7 +10,7 @@ use aya::{
 
 use super::{
     FastPath, Listening, Maps,
-    access::{Version, is_host},
+    access::Version,
     denied_lines::DeniedLines,
     flow_table::FlowTable,
     layout::{self, Listener, OwnSlot, Ports},
@@ -79,6 +79,7 @@ impl FastPath {
             xdp_maps,
             draining: false,
             access_version: 0,
+            replaced: Vec::new(),
         };
         fast_path.write_refusals().map_err(|error| Unavailable::Kernel(error.to_string()))?;
         let listeners = fast_path.settings.listeners.iter_mut().map(|listener| std::mem::take(&mut listener.access));
@@ -285,7 +286,6 @@ impl FastPath {
         let settings = &self.settings.listeners[place];
         let Limits { max_flows, max_flows_per_client, .. } = settings.limits;
         let (gap, burst) = rate(&settings.limits);
-        let allow = &settings.access.allow;
         let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         let Listening { kernel, lists, .. } = &mut self.listeners[place];
         kernel.lists = lists.word();
@@ -293,11 +293,7 @@ impl FastPath {
             | flag(settings.transparent, layout::LISTENER_TRANSPARENT)
             | flag(settings.keep, layout::LISTENER_KEEP)
             | flag(settings.carry_dscp, layout::LISTENER_CARRY_DSCP)
-            | flag(self.draining, layout::LISTENER_DRAINING)
-            | flag(!allow.is_empty(), layout::LISTENER_ALLOW)
-            | flag(lists.denies_others, layout::LISTENER_DENY)
-            | flag(allow.iter().any(is_host), layout::LISTENER_ALLOW_HOSTS)
-            | flag(lists.denies_hosts, layout::LISTENER_DENY_HOSTS);
+            | flag(self.draining, layout::LISTENER_DRAINING);
         kernel.max_flows = u32::try_from(max_flows).unwrap_or(u32::MAX);
         kernel.max_flows_per_client = max_flows_per_client.map_or(0, |most| u32::try_from(most.get()).unwrap_or(u32::MAX));
         kernel.gap = u64::try_from(gap.as_nanos()).unwrap_or(u64::MAX);

@@ -78,6 +78,8 @@ pub struct FastPath {
     xdp_maps: xdp::XdpMaps,
     draining: bool,
     access_version: u32,
+    /// Lists that are no longer in force, until they are forgotten.
+    replaced: Vec<(access::Version, crate::Access)>,
 }
 
 struct Maps {

@@ -91,10 +91,10 @@ mod tests {
             body
         };
         let mut groups = Groups::default();
-        assert!(!groups.hear(Message { kind: NEW, body: &route(10, MULTIPATH) }));
-        assert!(!groups.hear(Message { kind: NEW, body: &route(2, 30) }));
-        assert!(!groups.hear(Message { kind: 25, body: &route(2, MULTIPATH) }));
-        assert!(groups.hear(Message { kind: NEW, body: &route(2, MULTIPATH) }));
+        assert!(!groups.hear(Message::new(NEW, &route(10, MULTIPATH))));
+        assert!(!groups.hear(Message::new(NEW, &route(2, 30))));
+        assert!(!groups.hear(Message::new(25, &route(2, MULTIPATH))));
+        assert!(groups.hear(Message::new(NEW, &route(2, MULTIPATH))));
         assert_eq!((groups.of(4), groups.of(6)), (4, 4));
     }
 }

@@ -44,6 +44,13 @@ const fn group(number: u32) -> u32 {
 /// Between two epochs, in which packets may go on as before: less than a router takes to see a change.
 const PAUSE: libc::c_int = 2; // ms
 
+/// Until what could not be read is read again.
+const LATE: libc::c_int = 1000; // ms
+
+/// What comes of it when the thread has ended.
+const WITHOUT_NOTICES: &str =
+    "the fast path asks for ways every second, and goes by the rp_filter of now until the edge is started again";
+
 /// Reads of one epoch.
 const READS: usize = 64;
 
@@ -94,20 +101,19 @@ fn run(queue: &Mutex<Queue>, end: &UnixStream) {
     let socket = queue.lock().unwrap_or_else(PoisonError::into_inner).socket.as_raw_fd();
     loop {
         let mut ready = [socket, end.as_raw_fd()].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+        let late = queue.lock().unwrap_or_else(PoisonError::into_inner).reverse_paths.is_stale();
+        let patience = if late { LATE } else { -1 };
         // SAFETY: two descriptors that `queue` and `end` keep open.
-        let waited = unsafe { libc::poll(ready.as_mut_ptr(), 2, -1) };
+        let waited = unsafe { libc::poll(ready.as_mut_ptr(), 2, patience) };
         if waited < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            tracing::error!(
-                "cannot wait for changes of routes: {}; the fast path learns of them within a second",
-                io::Error::last_os_error()
-            );
+            tracing::error!("cannot wait for changes of routes: {}; {WITHOUT_NOTICES}", io::Error::last_os_error());
             return;
         }
         if ready[1].revents != 0 {
             return;
         }
         if let Err(error) = queue.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            tracing::error!("cannot take in changes of routes: {error}; the fast path learns of them within a second");
+            tracing::error!("cannot take in changes of routes: {error}; {WITHOUT_NOTICES}");
             return;
         }
         let mut ended = libc::pollfd { fd: end.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -143,15 +149,13 @@ impl Queue {
                 _ => return Err(error),
             }
         }
-        if let Err(error) = self.reverse_paths.refresh() {
-            tracing::warn!(
-                "cannot read what rp_filter is: {error}; the fast path goes by what it was, and reads it with the next notice"
-            );
-        }
         if noticed {
             let next = self.epoch.wrapping_add(1);
             self.map.set(0, next, 0).map_err(|error| io::Error::other(with_causes(&error)))?;
             self.epoch = next;
+        }
+        if let Err(error) = self.reverse_paths.refresh(super::clock()) {
+            tracing::warn!("cannot read what rp_filter is: {error}; the fast path goes by what it was, and reads it in a second");
         }
         Ok(self.epoch)
     }

@@ -2,14 +2,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
+    fs, io,
+    time::Duration,
 };
 
 use aya::maps::{Map, MapError};
 
 use super::{
     KernelArray, KernelHash,
-    layout::{RP_FILTER_STRICT, ReversePath},
+    layout::{RP_FILTER_LOOSE, RP_FILTER_STRICT, ReversePath},
     multipath::Groups,
     rtnetlink::{self, Message, attribute, number},
     with_causes,
@@ -35,6 +36,11 @@ const NETCONF_RP_FILTER: u16 = 3;
 const ALL: u32 = u32::MAX;
 const LOOPBACK: u32 = 1;
 
+const COMPAT_MODE: &str = "/proc/sys/net/ipv4/nexthop_compat_mode";
+
+/// Between two readings of all routes.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Devices one upon another: a port of a bond that is a port of a bridge.
 const MOST_MASTERS: usize = 8;
 
@@ -44,8 +50,13 @@ pub(super) struct ReversePaths {
     count: KernelArray<u32>,
     written: HashMap<u32, ReversePath>,
     groups: Groups,
-    /// Whether `groups` has every route there is. They are read where a device is strict.
+    /// Whether `groups` has every route there is. They are read where a device is strict,
     routes_read: bool,
+    /// and were read last then, by [`super::clock`].
+    read_at: Option<Duration>,
+    /// They are to be read again.
+    wants_routes: bool,
+    /// Everything else is.
     stale: bool,
 }
 
@@ -67,8 +78,17 @@ impl ReversePaths {
     pub fn new(map: Map, count: Map) -> io::Result<Self> {
         let (map, count) = (map.try_into().map_err(cannot)?, count.try_into().map_err(cannot)?);
         let written = HashMap::new();
-        let mut paths = Self { map, count, written, groups: Groups::default(), routes_read: false, stale: true };
-        paths.refresh()?;
+        let mut paths = Self {
+            map,
+            count,
+            written,
+            groups: Groups::default(),
+            routes_read: false,
+            read_at: None,
+            wants_routes: false,
+            stale: true,
+        };
+        paths.refresh(super::clock())?;
         Ok(paths)
     }
 
@@ -83,16 +103,24 @@ impl ReversePaths {
         self.routes_read = false;
     }
 
-    /// Has the program know what is set by now, if a notice came.
-    pub fn refresh(&mut self) -> io::Result<()> {
-        if !self.stale {
+    /// Whether there is something that [`ReversePaths::refresh`] has not read yet.
+    pub fn is_stale(&self) -> bool {
+        self.stale || self.wants_routes
+    }
+
+    /// Has the program know what is set by now, if a notice came. All routes are read once in [`PAUSE`] at most.
+    pub fn refresh(&mut self, now: Duration) -> io::Result<()> {
+        let may_read = self.read_at.is_none_or(|at| now.saturating_sub(at) >= PAUSE);
+        if !(self.stale || self.wants_routes && may_read) {
             return Ok(());
         }
         let (settings, links) = (settings()?, links()?);
-        let filters = filters(&settings, &links);
-        if !self.routes_read && filters.values().any(|&filter| filter == RP_FILTER_STRICT) {
+        let filters = filters(&settings, &links, names_devices(&fs::read_to_string(COMPAT_MODE).unwrap_or_default()));
+        self.wants_routes = !self.routes_read && filters.values().any(|&filter| filter == RP_FILTER_STRICT);
+        if self.wants_routes && may_read {
+            self.read_at = Some(now);
             self.groups.read()?;
-            self.routes_read = true;
+            (self.routes_read, self.wants_routes) = (true, false);
         }
         self.write(&wanted(&settings, &links, &filters, &self.groups))?;
         self.stale = false;
@@ -120,11 +148,18 @@ fn cannot(error: MapError) -> io::Error {
 }
 
 /// The filter of each device: the larger of what is set at it and for all, where it is not 0. Whoever is a port of a bridge or bond has the
-/// host meet its packets there.
-fn filters(settings: &HashMap<u32, Setting>, links: &HashMap<u32, Link>) -> HashMap<u32, u32> {
+/// host meet its packets there. Where routes do not name their devices nobody can be strict.
+fn filters(settings: &HashMap<u32, Setting>, links: &HashMap<u32, Link>, named: bool) -> HashMap<u32, u32> {
     let of = |device: u32| settings.get(&device).copied().unwrap_or_default().rp_filter;
     let filters = links.keys().map(|&device| (device, of(ALL).max(of(where_met(device, links)))));
+    let filters =
+        filters.map(|(device, filter)| (device, if filter == RP_FILTER_STRICT && !named { RP_FILTER_LOOSE } else { filter }));
     filters.filter(|&(_, filter)| filter != 0).collect()
+}
+
+/// Whether the kernel says by which devices a route leads that goes by an object for its next hops, by the content of [`COMPAT_MODE`].
+fn names_devices(compat_mode: &str) -> bool {
+    compat_mode.trim() != "0"
 }
 
 fn wanted(
@@ -195,7 +230,7 @@ mod tests {
         for &(device, rp_filter) in set {
             settings.insert(device, Setting { forwarding, rp_filter });
         }
-        let paths = wanted(&settings, &links, &filters(&settings, &links), &Groups::default());
+        let paths = wanted(&settings, &links, &filters(&settings, &links, true), &Groups::default());
         paths.into_iter().map(|(device, path)| (device, (path.filter, path.from, path.group))).collect()
     }
 
@@ -205,6 +240,15 @@ mod tests {
         assert_eq!(world(0, &[(2, 1)], true), HashMap::from([(2, (1, 1, 2))]));
         let all = world(1, &[(2, 2), (3, 0)], true);
         assert_eq!((all.len(), all[&2], all[&3]), (8, (2, 1, 2), (1, 1, 3)));
+    }
+
+    #[test]
+    fn nobody_is_strict_where_routes_do_not_name_their_devices() {
+        let settings = HashMap::from([(2, Setting { forwarding: true, rp_filter: 1 })]);
+        let links = HashMap::from([(2, Link::default())]);
+        for (compat_mode, filter) in [("1\n", 1), ("", 1), ("0\n", 2)] {
+            assert_eq!(filters(&settings, &links, names_devices(compat_mode)), HashMap::from([(2, filter)]), "{compat_mode:?}");
+        }
     }
 
     #[test]

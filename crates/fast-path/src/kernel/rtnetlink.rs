@@ -12,6 +12,10 @@ const HEADER: usize = 16;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const REQUEST_DUMP: u16 = 0x301; // NLM_F_REQUEST, NLM_F_DUMP
+/// `NLM_F_DUMP_INTR`: the table was changed while it was read, and something may be missing.
+const INTERRUPTED: u16 = 0x10;
+/// How often a table is read that changes meanwhile.
+const READINGS: usize = 4;
 
 /// As much as the kernel writes at once.
 pub(super) const BUFFER: usize = 32 << 10;
@@ -23,6 +27,14 @@ pub(super) struct Message<'a> {
     pub kind: u16,
     /// What is behind the header of all messages.
     pub body: &'a [u8],
+    flags: u16,
+}
+
+#[cfg(test)]
+impl<'a> Message<'a> {
+    pub fn new(kind: u16, body: &'a [u8]) -> Self {
+        Self { kind, body, flags: 0 }
+    }
 }
 
 /// A socket that hears of changes to these groups, as bits.
@@ -51,7 +63,7 @@ pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(bytes).ok()?;
         bytes = bytes.get(message.length().next_multiple_of(4) as usize..).unwrap_or_default();
-        Some(Message { kind: message.message_type(), body: message.payload() })
+        Some(Message { kind: message.message_type(), body: message.payload(), flags: message.flags() })
     })
 }
 
@@ -67,8 +79,19 @@ pub(super) fn number(attributes: &[u8], wanted: u16) -> Option<u32> {
     Some(u32::from_ne_bytes(attribute(attributes, wanted)?.get(..4)?.try_into().ok()?))
 }
 
-/// Asks for a whole table by `kind`, an `RTM_GET*`, with the header of its entries, and hands every entry to `each`.
+/// Asks for a whole table by `kind`, an `RTM_GET*`, with the header of its entries, and hands every entry to `each`, perhaps more than once.
 pub(super) fn dump(kind: u16, header: &[u8], mut each: impl FnMut(Message<'_>)) -> io::Result<()> {
+    for _ in 0..READINGS {
+        if read_table(kind, header, &mut each)? {
+            return Ok(());
+        }
+    }
+    Err(io::Error::other("it changes faster than it is read"))
+}
+
+/// Whether it is the whole table.
+fn read_table(kind: u16, header: &[u8], mut each: impl FnMut(Message<'_>)) -> io::Result<bool> {
+    let mut whole = true;
     let socket = socket(0)?;
     let mut request = vec![0; HEADER];
     request.extend(header);
@@ -93,12 +116,11 @@ pub(super) fn dump(kind: u16, header: &[u8], mut each: impl FnMut(Message<'_>)) 
             return Err(error);
         };
         for message in messages(&buffer[..length]) {
+            whole &= message.flags & INTERRUPTED == 0;
+            let code = message.body.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
             match message.kind {
-                DONE => return Ok(()),
-                ERROR => {
-                    let code = message.body.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                    return Err(io::Error::from_raw_os_error(-code));
-                }
+                DONE if code >= 0 => return Ok(whole),
+                DONE | ERROR => return Err(io::Error::from_raw_os_error(-code)),
                 _ => each(message),
             }
         }

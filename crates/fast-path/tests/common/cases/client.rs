@@ -1,6 +1,6 @@
 //! From clients: flows that begin, go on, are refused or move.
 
-use super::{Case, dropped, told_too_big, up};
+use super::{Case, dropped, passed, told_too_big, up};
 use crate::common::{frame::checksum, world};
 
 pub const CASES: &[Case] = &[
@@ -178,6 +178,15 @@ pub const CASES: &[Case] = &[
         what: "IPv6: an IPv4 client's address is not that client",
         counts: "six.invalid_source 1",
         packet: |bed| dropped("client", bed.from("::ffff:198.18.64.9", 7001).frame()),
+    },
+    Case {
+        what: "IPv6: to an IPv4 address of the edge's",
+        counts: "",
+        packet: |bed| {
+            let mut datagram = bed.v6(7000);
+            datagram.to = "[::ffff:198.18.0.1]:7000".parse().unwrap();
+            passed(datagram.frame())
+        },
     },
     Case {
         what: "IPv6: ::2 is a client like any other",
