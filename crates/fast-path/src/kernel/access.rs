@@ -54,7 +54,7 @@ impl FastPath {
                 result = Err(error);
             }
         }
-        if programs_have_ended() {
+        if !self.replaced.is_empty() && programs_have_ended() {
             self.forget_replaced();
         }
         result
