@@ -45,14 +45,12 @@ impl FastPath {
         }
         let mut result = Ok(());
         for (place, version, access) in written {
-            self.exchange(place, version, access);
-            if let Err(error) = self.write_listener(place) {
-                // It has what it had: what is replaced is the new.
-                if let Some((version, access)) = self.replaced.pop() {
-                    self.exchange(place, version, access);
-                }
-                result = Err(error);
-            }
+            let (version, access) = self.exchange(place, version, access);
+            let written = self.write_listener(place);
+            // A listener that cannot be written has what it had: what is replaced is the new.
+            let replaced = if written.is_err() { self.exchange(place, version, access) } else { (version, access) };
+            self.replaced.extend(Some(replaced).filter(|(_, access)| *access != Access::default()));
+            result = result.and(written);
         }
         if !self.replaced.is_empty() && programs_have_ended() {
             self.forget_replaced();
@@ -60,10 +58,9 @@ impl FastPath {
         result
     }
 
-    fn exchange(&mut self, place: usize, version: Version, access: Access) {
+    fn exchange(&mut self, place: usize, version: Version, access: Access) -> (Version, Access) {
         let version = std::mem::replace(&mut self.listeners[place].lists, version);
-        let access = std::mem::replace(&mut self.settings.listeners[place].access, access);
-        self.replaced.push((version, access));
+        (version, std::mem::replace(&mut self.settings.listeners[place].access, access))
     }
 
     fn forget_replaced(&mut self) {
@@ -157,7 +154,7 @@ impl Version {
     }
 }
 
-/// Waits until every program that may have read a word before this call has ended: some milliseconds. False where the kernel does not tell,
+/// Waits until every program that may have read a word before this call has ended: some 20 ms. False where the kernel does not tell,
 /// because processors are kept from all work but one process's (`nohz_full`).
 fn programs_have_ended() -> bool {
     // SAFETY: a system call without arguments in memory.

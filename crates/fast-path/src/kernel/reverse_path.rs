@@ -52,10 +52,12 @@ pub(super) struct ReversePaths {
     groups: Groups,
     /// Whether `groups` has every route there is. They are read where a device is strict,
     routes_read: bool,
-    /// and were read last then, by [`super::clock`].
-    read_at: Option<Duration>,
-    /// They are to be read again.
+    /// not again before this, by [`super::clock`]:
+    next_routes: Duration,
+    /// they are to be.
     wants_routes: bool,
+    /// Nothing is read before this, as it could not be.
+    next: Duration,
     /// Everything else is.
     stale: bool,
 }
@@ -84,7 +86,8 @@ impl ReversePaths {
             written,
             groups: Groups::default(),
             routes_read: false,
-            read_at: None,
+            next_routes: Duration::ZERO,
+            next: Duration::ZERO,
             wants_routes: false,
             stale: true,
         };
@@ -108,20 +111,35 @@ impl ReversePaths {
         self.stale || self.wants_routes
     }
 
-    /// Has the program know what is set by now, if a notice came. All routes are read once in [`PAUSE`] at most.
+    /// Has the program know what is set by now, if a notice came. Between two readings of all routes, and after one of anything that has
+    /// failed, lies a [`PAUSE`].
     pub fn refresh(&mut self, now: Duration) -> io::Result<()> {
-        let may_read = self.read_at.is_none_or(|at| now.saturating_sub(at) >= PAUSE);
-        if !(self.stale || self.wants_routes && may_read) {
+        let reads_routes = self.wants_routes && now >= self.next_routes;
+        if now < self.next || !(self.stale || reads_routes) {
             return Ok(());
         }
+        let result = self.read(now);
+        if result.is_err() {
+            self.next = now + PAUSE;
+        }
+        result
+    }
+
+    fn read(&mut self, now: Duration) -> io::Result<()> {
         let (settings, links) = (settings()?, links()?);
-        let filters = filters(&settings, &links, names_devices(&fs::read_to_string(COMPAT_MODE).unwrap_or_default()));
-        self.wants_routes = !self.routes_read && filters.values().any(|&filter| filter == RP_FILTER_STRICT);
-        if self.wants_routes && may_read {
-            self.read_at = Some(now);
-            self.groups.read()?;
+        let named = names_devices(&fs::read_to_string(COMPAT_MODE).unwrap_or_default());
+        self.routes_read &= named;
+        let filters = |strictly| filters(&settings, &links, strictly);
+        self.wants_routes = !self.routes_read && filters(named).values().any(|&filter| filter == RP_FILTER_STRICT);
+        if self.wants_routes && now >= self.next_routes {
+            let result = self.groups.read();
+            // It may have taken long.
+            self.next_routes = super::clock() + PAUSE;
+            result?;
             (self.routes_read, self.wants_routes) = (true, false);
         }
+        // Who is strict without knowing all routes refuses clients.
+        let filters = filters(named && !self.wants_routes);
         self.write(&wanted(&settings, &links, &filters, &self.groups))?;
         self.stale = false;
         Ok(())

@@ -17,6 +17,9 @@ const INTERRUPTED: u16 = 0x10;
 /// How often a table is read that changes meanwhile.
 const READINGS: usize = 4;
 
+/// Bytes of notices that may wait, about a kilobyte each: while all routes are read nobody takes them.
+const NOTICES: libc::c_int = 8 << 20;
+
 /// As much as the kernel writes at once.
 pub(super) const BUFFER: usize = 32 << 10;
 
@@ -46,6 +49,11 @@ pub(super) fn socket(groups: u32) -> io::Result<OwnedFd> {
     }
     // SAFETY: a descriptor that was made just now and is nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    if groups != 0 {
+        let bytes = NOTICES;
+        // SAFETY: an integer that outlives the call. Err: without the right to it, the host's default does.
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const bytes).cast(), 4) };
+    }
     // SAFETY: an all-zero address is one.
     let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
     address.nl_family = libc::sa_family_t::try_from(libc::AF_NETLINK).unwrap_or_default();
@@ -79,14 +87,15 @@ pub(super) fn number(attributes: &[u8], wanted: u16) -> Option<u32> {
     Some(u32::from_ne_bytes(attribute(attributes, wanted)?.get(..4)?.try_into().ok()?))
 }
 
-/// Asks for a whole table by `kind`, an `RTM_GET*`, with the header of its entries, and hands every entry to `each`, perhaps more than once.
+/// Asks for a whole table by `kind`, an `RTM_GET*`, with the header of its entries, and hands every entry to `each`, perhaps more than once. What
+/// changes faster than it is read is told of by notices.
 pub(super) fn dump(kind: u16, header: &[u8], mut each: impl FnMut(Message<'_>)) -> io::Result<()> {
     for _ in 0..READINGS {
         if read_table(kind, header, &mut each)? {
             return Ok(());
         }
     }
-    Err(io::Error::other("it changes faster than it is read"))
+    Ok(())
 }
 
 /// Whether it is the whole table.
