@@ -27,10 +27,14 @@ struct Scene {
 const RETURNED: [(&str, &str); 2] = [("protocol", "udp"), ("direction", "to_client")];
 
 fn scene(drain_timeout: &str) -> Scene {
+    scene_with(drain_timeout, "2s")
+}
+
+fn scene_with(drain_timeout: &str, udp_idle: &str) -> Scene {
     let static_ip = own_address();
     let endpoint = Endpoint::start(None, Spec::echo("e", (own_address(), PORT))).unwrap();
     let config = format!(
-        "{}\n[[listeners]]\nname = \"l\"\nprotocol = \"tcp_udp\"\nports = [{PORT}]\nidle_timeout = {{ udp = \"2s\" }}\n\
+        "{}\n[[listeners]]\nname = \"l\"\nprotocol = \"tcp_udp\"\nports = [{PORT}]\nidle_timeout = {{ udp = \"{udp_idle}\" }}\n\
          endpoint_groups = [\"g\"]\n[[endpoint_groups]]\nname = \"g\"\nhealth_check = {{ protocol = \"tcp\" }}\n\
          endpoints = [{{ name = \"e\", address = \"{}\" }}]\n",
         config_head(&[static_ip], &format!("drain_timeout = \"{drain_timeout}\"")),
@@ -140,7 +144,8 @@ fn a_scrape_under_traffic_passes_the_prometheus_linter() {
 
 #[test]
 fn a_second_edge_on_the_same_addresses_is_refused_and_takes_no_traffic() {
-    let scene = scene("10s");
+    // The flow is to outlive two starts, however long they take.
+    let scene = scene_with("10s", "10m");
     let mut flow = scene.flow();
     flow.exchange(LIMIT).unwrap();
     let text = std::fs::read_to_string(scene.edge.config_path()).unwrap();
@@ -164,4 +169,5 @@ fn a_second_edge_on_the_same_addresses_is_refused_and_takes_no_traffic() {
     flow.exchange(LIMIT).unwrap();
     let returned = || scene.edge.metrics().unwrap().sum("landfall_packets_total", &RETURNED);
     wait_until("both answers counted by the first edge", LIMIT, || returned() >= 2.0).unwrap();
+    assert_eq!(scene.edge.metrics().unwrap().sum("landfall_flows_opened_total", &[("protocol", "udp")]), 1.0);
 }

@@ -7,13 +7,22 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Mutex;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+const LIMIT: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// One at a time: two would measure each other.
-static ALONE: Mutex<()> = Mutex::const_new(());
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn command(temporary: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_landfall"));
@@ -41,7 +50,7 @@ fn nothing_is_left(temporary: &Path) {
 
 #[test]
 fn it_shows_what_it_promises_and_leaves_nothing() {
-    let _alone = ALONE.blocking_lock();
+    let _alone = alone();
     let temporary = tempfile::tempdir().unwrap();
     let output = command(temporary.path()).output().unwrap();
     let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -64,7 +73,7 @@ fn it_shows_what_it_promises_and_leaves_nothing() {
 
 #[test]
 fn an_interrupt_stops_everything() {
-    let _alone = ALONE.blocking_lock();
+    let _alone = alone();
     let temporary = tempfile::tempdir().unwrap();
     let mut child = begin(&mut command(temporary.path()));
     assert_eq!(endpoints(temporary.path()).len(), 4);
@@ -75,7 +84,7 @@ fn an_interrupt_stops_everything() {
 
 #[test]
 fn it_can_be_held_and_poked_at() {
-    let _alone = ALONE.blocking_lock();
+    let _alone = alone();
     let temporary = tempfile::tempdir().unwrap();
     let mut command = command(temporary.path());
     let mut child = begin(command.arg("--hold"));
@@ -96,20 +105,22 @@ fn it_can_be_held_and_poked_at() {
     nothing_is_left(temporary.path());
 }
 
-#[tokio::test]
-async fn endpoints_do_not_outlive_a_demonstration_that_is_killed() {
-    let _alone = ALONE.lock().await;
+#[test]
+fn endpoints_do_not_outlive_a_demonstration_that_is_killed() {
+    let _alone = alone();
     let temporary = tempfile::tempdir().unwrap();
     let mut child = begin(&mut command(temporary.path()));
+    // They will be nobody's children, whom nobody can wait for but by such a descriptor.
+    let open = |pid| pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+    let watched: Vec<_> = endpoints(temporary.path()).into_iter().map(open).collect();
+    assert!(!watched.is_empty());
     child.kill().unwrap();
     child.wait().unwrap();
-    // They are nobody's children now, so nobody can be waited for.
-    let gone = async {
-        while !endpoints(temporary.path()).is_empty() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("endpoints outlive the program that started them");
+    for endpoint in &watched {
+        let ended = poll(&mut [PollFd::new(endpoint, PollFlags::IN)], Some(&LIMIT)).unwrap();
+        assert_eq!(ended, 1, "an endpoint outlives the program that started it");
+    }
+    assert_eq!(endpoints(temporary.path()), Vec::<i32>::new());
 }
 
 /// Starts one and waits until it is under way.

@@ -37,6 +37,8 @@ pub struct Wire {
     pub packets: usize,
     /// Answers to pings among them.
     pub pongs: usize,
+    /// Bytes that those of UDP carried. One packet may be several datagrams, on its way between devices that need not cut it.
+    pub udp_bytes: usize,
     /// Packets from elsewhere: how many from each address and port.
     pub foreign: Vec<(SocketAddr, usize)>,
     /// Packets for which the socket had no room.
@@ -110,11 +112,12 @@ fn watch(socket: &Socket, sources: &BTreeSet<IpAddr>, stop: &AtomicBool) -> io::
     loop {
         match receive(socket, &mut buffer) {
             Ok(Some(length)) => match reply(&buffer[..length]) {
-                Some((from, protocol)) if sources.contains(&from.ip()) => {
+                Some((from, protocol, bytes)) if sources.contains(&from.ip()) => {
                     wire.packets += 1;
+                    wire.udp_bytes += bytes;
                     wire.pongs += usize::from(protocol == ICMP || protocol == ICMPV6);
                 }
-                Some((from, _)) => *foreign.entry(from).or_default() += 1,
+                Some((from, ..)) => *foreign.entry(from).or_default() += 1,
                 None => {}
             },
             Ok(None) => {}
@@ -163,9 +166,9 @@ fn missed(socket: &Socket) -> io::Result<u32> {
     if got == 0 { Ok(statistics.drops) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Where a TCP or UDP packet or the answer to a ping comes from, and its protocol. Nothing for anything else, such as an
+/// Where a TCP or UDP packet or the answer to a ping comes from, its protocol, and the bytes that it carries if that is UDP. Nothing for anything else, such as an
 /// ICMP error, which the router on the way may send in its own name.
-fn reply(packet: &[u8]) -> Option<(SocketAddr, u8)> {
+fn reply(packet: &[u8]) -> Option<(SocketAddr, u8, usize)> {
     let (ip, protocol, payload): (IpAddr, u8, &[u8]) = match packet.first()? >> 4 {
         4 => {
             let source: [u8; 4] = packet.get(12..16)?.try_into().ok()?;
@@ -183,7 +186,9 @@ fn reply(packet: &[u8]) -> Option<(SocketAddr, u8)> {
         ICMPV6 if payload.first() == Some(&129) => 0,
         _ => return None,
     };
-    Some((SocketAddr::new(ip, port), protocol))
+    // The header of UDP counts itself: eight bytes.
+    let length = (protocol == UDP).then(|| payload.get(4..6)?.try_into().ok().map(u16::from_be_bytes)).flatten();
+    Some((SocketAddr::new(ip, port), protocol, length.map_or(0, |length| usize::from(length).saturating_sub(8))))
 }
 
 #[cfg(test)]
@@ -200,16 +205,16 @@ mod tests {
 
     #[test]
     fn replies_are_told_from_everything_else() {
-        let seven = Some(("198.18.0.1:7000".parse().unwrap(), UDP));
-        assert_eq!(reply(&ipv4(UDP, &[0x1b, 0x58, 0, 1])), seven);
-        assert_eq!(reply(&ipv4(ICMP, &[0])), Some(("198.18.0.1:0".parse().unwrap(), ICMP)));
+        let seven = Some(("198.18.0.1:7000".parse().unwrap(), UDP, 72));
+        assert_eq!(reply(&ipv4(UDP, &[0x1b, 0x58, 0, 1, 0, 80])), seven);
+        assert_eq!(reply(&ipv4(ICMP, &[0])), Some(("198.18.0.1:0".parse().unwrap(), ICMP, 0)));
         assert_eq!(reply(&ipv4(ICMP, &[3])), None, "an error of the router's");
         let mut packet = vec![0x60; 40];
         packet[6] = TCP;
         packet[8..24].copy_from_slice(&"fd00:18::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
         assert_eq!(reply(&packet), None, "cut off");
         packet.extend([0x1b, 0x58]);
-        assert_eq!(reply(&packet), Some(("[fd00:18::1]:7000".parse().unwrap(), TCP)));
+        assert_eq!(reply(&packet), Some(("[fd00:18::1]:7000".parse().unwrap(), TCP, 0)));
         assert_eq!(reply(&[0; 60]), None, "ARP and the like");
     }
 }

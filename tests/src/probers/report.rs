@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::{SPACING, Wire};
+use super::{PAYLOAD_BYTES, SPACING, Wire};
 
 /// An exchange that took longer counts as disturbed, even if it succeeded: a lost SYN alone costs a second.
 const SLOW: Duration = Duration::from_millis(500);
@@ -158,11 +158,13 @@ impl Report {
         assert_eq!(self.wire.missed, 0, "the capture missed packets");
         let strangers: Vec<_> = self.flows.iter().flat_map(|flow| &flow.strangers).collect();
         assert!(strangers.is_empty(), "datagrams that are no answers: {strangers:?}");
-        // One packet may be several of a flow's datagrams, on their way between devices that need not cut them.
-        let answered = self.flows.iter().filter(|flow| flow.datagrams.iter().any(|datagram| datagram.answer.is_some())).count();
-        let answered = answered + self.count(|outcome| matches!(outcome, Outcome::Answered(_)));
-        assert!(answered > 0, "nothing was answered");
-        assert!(self.wire.packets >= answered, "the capture saw {} packets, {answered} flows were answered", self.wire.packets);
+        let answered = self.flows.iter().flat_map(|flow| &flow.datagrams).filter(|datagram| datagram.answer.is_some()).count();
+        let connections = self.count(|outcome| matches!(outcome, Outcome::Answered(_)));
+        assert!(answered + connections > 0, "nothing was answered");
+        assert!(self.wire.packets > connections, "the capture saw {} packets, {connections} connections", self.wire.packets);
+        // An answer is what was asked, and the endpoint's name.
+        let bytes = answered * PAYLOAD_BYTES;
+        assert!(self.wire.udp_bytes >= bytes, "the capture saw {} bytes over UDP, the flows {bytes}", self.wire.udp_bytes);
     }
 }
 

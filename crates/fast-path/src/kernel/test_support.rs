@@ -1,6 +1,6 @@
 //! What the tests need besides the interface: another object, and packets run through the program without a device.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 
@@ -68,7 +68,7 @@ pub fn run_xdp(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) ->
         ..TestRunOptions::default()
     };
     let program: Option<&Xdp> = fast_path.ebpf.program("fast_path_xdp").and_then(|program| program.try_into().ok());
-    let program = program.ok_or_else(|| failed("find the program")(std::io::Error::from(std::io::ErrorKind::NotFound)))?;
+    let program = program.ok_or_else(|| failed("find the program")(io::Error::from(io::ErrorKind::NotFound)))?;
     let result = program.test_run(options).map_err(failed("run a frame"))?;
     out.truncate(usize::try_from(result.data_size_out).unwrap_or(0));
     Ok(Verdict { action: result.return_value.cast_signed(), frame: out, duration: result.duration })
@@ -77,17 +77,17 @@ pub fn run_xdp(fast_path: &FastPath, frame: &[u8], ifindex: u32, repeat: u32) ->
 /// Has the kernel time every program until what is given is dropped.
 pub fn time_programs() -> Result<std::os::fd::OwnedFd, Error> {
     aya::sys::enable_stats(aya::sys::Stats::RunTime)
-        .map_err(|error| failed("have programs timed")(std::io::Error::other(super::with_causes(&error))))
+        .map_err(|error| failed("have programs timed")(io::Error::other(super::with_causes(&error))))
 }
 
 /// How many transparent flows replies would find.
-pub fn claims(fast_path: &FastPath) -> usize {
-    let map = fast_path.ebpf.map("reply_refs").expect("a map of the program");
-    let map: aya::maps::HashMap<_, FlowKey, FlowRef> = map.try_into().expect("a hash map of these");
-    map.keys().count()
+pub fn claims(fast_path: &FastPath) -> Result<usize, Error> {
+    let map = fast_path.ebpf.map("reply_refs").ok_or_else(|| failed("find a map")(io::Error::from(io::ErrorKind::NotFound)))?;
+    let map: aya::maps::HashMap<_, FlowKey, FlowRef> = map.try_into().map_err(failed("read a map"))?;
+    Ok(map.keys().count())
 }
 
 fn program(fast_path: &FastPath) -> Result<&SchedClassifier, Error> {
     let program = fast_path.ebpf.program("fast_path").and_then(|program| program.try_into().ok());
-    program.ok_or_else(|| failed("find the program")(std::io::Error::from(std::io::ErrorKind::NotFound)))
+    program.ok_or_else(|| failed("find the program")(io::Error::from(io::ErrorKind::NotFound)))
 }
