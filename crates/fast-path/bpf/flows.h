@@ -168,7 +168,7 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	u32 at;
 	int refused;
 	long taken;
-	bool own, falls_back;
+	bool own;
 
 	if (!listener || !state)
 		return DROP_LOCAL_ERROR;
@@ -210,10 +210,9 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 		refused = -1;
 		goto release;
 	}
-	falls_back = !!holder;
 	pool_of(&pool, own && !holder, v6);
 	refused = DROP_CLIENT_IP_IN_USE;
-	if (falls_back && !pool.blocks)
+	if (holder && !pool.blocks)
 		goto release;
 	flow = reserve(&pool, passage->hash, &passage->ref) ? flow_at(passage->ref.index) : NULL;
 	refused = DROP_NO_NAT_PORT;
@@ -252,7 +251,7 @@ static __noinline int open_flow(struct passage *passage, const struct flow_key *
 	/* If it has ended already, nobody else would take the tag away, and the place would be taken for good. */
 	if (!flow_of(&passage->ref))
 		set_tag(passage->ref.index, 0);
-	if (falls_back)
+	if (holder)
 		count_fallback(number);
 	passage->flow = flow;
 	count_pinned(route.endpoint);

@@ -13,6 +13,7 @@ use super::{
     access::Version,
     denied_lines::DeniedLines,
     flow_table::FlowTable,
+    keys::place_keys,
     layout::{self, Listener, OwnSlot, Ports},
     notices::Notices,
     own_addresses::OwnAddresses,
@@ -188,20 +189,6 @@ fn load(object: &[u8], settings: &Settings, sizes: &Sizes, own_keys: [u64; 2]) -
         EbpfError::ProgramError(error) => refused_program(&error),
         error => Unavailable::Kernel(with_causes(&error)),
     })
-}
-
-/// What first places in the flow table are computed with: numbers that follow from the seed.
-fn place_keys(seed: u64) -> [u64; 10] {
-    let mut state = seed;
-    std::array::from_fn(|_| split_mix(&mut state))
-}
-
-/// The next number without a pattern (`SplitMix64`; Steele, Lea and Flood, 2014).
-pub(super) fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 31
 }
 
 /// What the maps hold from the beginning.

@@ -7,6 +7,7 @@ mod count;
 mod denied_lines;
 mod dispatcher;
 mod flow_table;
+mod keys;
 mod layout;
 mod load;
 mod multipath;

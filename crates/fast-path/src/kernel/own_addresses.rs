@@ -4,8 +4,9 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
+    keys::split_mix,
     layout::{self, Address, NO_NAT, OWN_BITS, OwnAddress, OwnSlot},
-    load::{in_order, split_mix},
+    load::in_order,
 };
 use crate::Settings;
 
